@@ -1,0 +1,1 @@
+"""The nouns that are saved: Router, Evidence, Finding, Check, Result. Plain numbers only, no tensors."""

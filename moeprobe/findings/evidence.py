@@ -1,0 +1,252 @@
+"""Evidence: everything that a detector may read, as plain numbers.
+
+One ``RouterEvidence`` per router: its facts, what its weights say, and what the probe showed. A part that was
+not measured is None, and a detector that needs it says *skipped*.
+"""
+
+from moeprobe.findings.plain import Plain
+from moeprobe.findings.router import Router
+
+
+class Interval(Plain):
+    """A statistic with its 99 % interval from a bootstrap over documents (None below 30 documents)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Quantiles(Plain):
+    """Quantiles over tokens, read off a histogram with fixed edges; None where nothing was seen."""
+
+    p01: float | None
+    p05: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class HashTable(Plain):
+    """Integrity of ``tid2eid`` [vocabulary, k]: which experts each token id goes to."""
+
+    rows: int
+    vocabulary: int
+    out_of_range: int
+    rows_with_repeats: int
+    constant: bool
+    all_zero: bool
+    unreachable: list[int]
+
+
+class GateWeights(Plain):
+    """What the router's own tensors say without a forward pass.
+
+    ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
+    (Cauchy-Schwarz behind an RMS norm of weight gamma; SCIENCE A2), plus the logit bias where there is one.
+    It is None where no RMS norm before the router could be verified.
+    """
+
+    dtype: str
+    nonfinite_rows: list[int]
+    zero_rows: list[int]
+    identical_rows: list[tuple[int, int]]
+    row_norms: list[float]
+    logit_bound: list[float] | None
+    hash_table: HashTable | None
+
+
+class Load(Plain):
+    """Who was chosen. ``counts`` [experts] assignments; ``max_vio`` = max / mean - 1 (2408.15664, eq. 4).
+
+    ``max_vio_floor`` is the mean MaxVio that a perfectly uniform router would show at this token count.
+    ``by_source`` [sources][experts] counts. The ``unbiased`` numbers are for the selection without its bias.
+    """
+
+    counts: list[int]
+    by_source: dict[str, list[int]]
+    source_tokens: dict[str, int]
+    max_vio: Interval
+    max_vio_floor: float
+    entropy: float
+    unbiased_counts: list[int] | None
+    unbiased_max_vio: Interval | None
+
+
+class ExtremeLogit(Plain):
+    """The smallest or largest finite logit seen, the expert and the token id that gave it."""
+
+    value: float
+    expert: int
+    token_id: int | None
+
+
+class Logits(Plain):
+    """Logits of all experts on all tokens.
+
+    ``std`` is the spread over experts within a token, recomputed in float32 from the recorded router input;
+    ``mean`` the average logit (the common offset); ``token_share`` the share of the variance, after each
+    expert's mean is removed, that depends on the token (below 0.1 the token hardly matters).
+    ``signal_to_rounding`` = std / rms(native - float32), centred per token.
+    ``selected_below_naive`` and ``selected_below_clamp`` are shares of chosen pairs below -16.64 and -13.82.
+    """
+
+    std: Quantiles
+    mean: float
+    smallest: ExtremeLogit | None
+    largest: ExtremeLogit | None
+    nonfinite: int
+    token_share: float | None
+    signal_to_rounding: float | None
+    selected_below_naive: float
+    selected_below_clamp: float
+
+
+class Selection(Plain):
+    """How firm the choice is, as shares of tokens.
+
+    ``margin``: gap between the k-th and the next selection score, in units of the scores' spread over experts.
+    ``ties``: the float32 selection scores tie across that boundary. ``modal``: tokens with the most frequent
+    expert set. ``bias_only``: tokens whose set is the top-k of the bias alone. ``flips_noise``: the set changes
+    under relative noise of 2**-8 on the router input. ``flips_float32``: it differs from the one recomputed
+    in float32.
+    """
+
+    margin: Quantiles
+    ties: float
+    modal: float
+    bias_only: float | None
+    flips_noise: float
+    flips_float32: float
+
+
+class Weights(Plain):
+    """Routing weights. ``promise`` is sum(weights) / what the declared rule gives for the recorded logits."""
+
+    sum: Quantiles
+    smallest_sum: float | None
+    largest_sum: float | None
+    promise_smallest: float | None
+    promise_largest: float | None
+    broken_promises: int | None
+    nonfinite: int
+    smallest_chosen_score: float | None
+
+
+class Magnitudes(Plain):
+    """L2 norms per token: routed output, gated shared output, residual stream before the block."""
+
+    routed_to_shared: Quantiles | None
+    routed_to_residual: Quantiles | None
+    routed_nonfinite: int
+    routed_zero: int
+    input_rms: float
+    routed_rms: float | None
+    input_token_spread: float | None
+
+
+class BalanceLaw(Plain):
+    """The bias against -Q_e(1 - k/E), the quantile of each expert's own score (SCIENCE B2)."""
+
+    correlation: float | None
+    slope: float | None
+
+
+class TokenIds(Plain):
+    """Mutual information between token id and chosen expert, in nats, beside its shuffle null."""
+
+    information: float
+    shuffled: float
+    entropy: float
+    ids: int
+    tokens: int
+
+
+class HashUse(Plain):
+    """Recorded choices of a hash router against its table."""
+
+    mismatches: int
+    predicted_counts: list[int]
+
+
+class Activations(Plain):
+    """What the probe showed at one router."""
+
+    tokens: int
+    documents: int
+    distinct_ids: int
+    load: Load
+    logits: Logits | None = None
+    selection: Selection | None = None
+    weights: Weights | None = None
+    magnitudes: Magnitudes | None = None
+    balance_law: BalanceLaw | None = None
+    token_ids: TokenIds | None = None
+    hash_use: HashUse | None = None
+
+
+class RouterEvidence(Plain):
+    """One router: its facts, its weights, its activations."""
+
+    router: Router
+    weights: GateWeights | None = None
+    activations: Activations | None = None
+
+
+class ScalePoint(Plain):
+    """Mean loss (nats per token) with the routed branch multiplied by ``multiplier``."""
+
+    multiplier: float
+    loss: float
+
+
+class ScaleCurve(Plain):
+    """Loss in a multiplier on the routed branch, of all layers (``router`` None) or of one.
+
+    ``best`` has the least loss; ``interior`` means that it is not at an edge of the (extended) grid. ``gain``
+    is the mean paired gain over multiplier 1 in nats per token, ``standard_error`` its error over documents,
+    ``sources_gaining`` of ``sources`` agree.
+    """
+
+    router: str | None
+    points: list[ScalePoint]
+    best: float
+    interior: bool
+    gain: float
+    standard_error: float
+    sources_gaining: int
+    sources: int
+    documents: int
+    tokens: int
+
+
+class Experiments(Plain):
+    """Results of what had to touch the model; each left it bit-identical."""
+
+    loss: float | None = None
+    loss_tokens: int = 0
+    scale: list[ScaleCurve] = []
+    gradient: dict[str, int] = {}
+    """Router path -> number of non-finite gradient entries of a router-only backward."""
+
+
+class Probe(Plain):
+    """What was read: documents, tokens by source, and how the texts were cut."""
+
+    name: str
+    documents: int
+    sources: dict[str, int]
+    """Documents by source."""
+    tokens: int
+    tokens_by_source: dict[str, int]
+    max_length: int
+    truncated: int
+
+
+class Evidence(Plain):
+    """All that is known about a checkpoint's routing."""
+
+    model_type: str
+    dtype: str
+    routers: list[RouterEvidence]
+    experiments: Experiments | None = None
+    probe: Probe | None = None

@@ -1,0 +1,54 @@
+"""Finding: one thing that is wrong, and Check: one detector on one router."""
+
+import hashlib
+from typing import Literal
+
+from pydantic import computed_field
+
+from moeprobe.findings.plain import Plain
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""Worst first."""
+
+VerdictName = Literal["clean", "finding", "skipped", "failed"]
+
+
+class Finding(Plain):
+    """One finding of one detector at one router (or at the whole model: ``router`` None).
+
+    ``measured`` is the value of ``quantity``, ``limit`` the bar it crossed and ``limit_name`` the setting that
+    moves the bar, e.g. ``flat-scores.std_error``; both are None where the fault is exact (a NaN, a zero row).
+    ``follows`` names the router whose finding caused this one.
+    """
+
+    detector: str
+    code: str
+    severity: Severity
+    router: str | None
+    layer: int | None
+    experts: list[int] = []
+    quantity: str
+    measured: float | int | None = None
+    limit: float | int | None = None
+    limit_name: str | None = None
+    message: str
+    cause: str
+    remedy: str
+    follows: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fingerprint(self) -> str:
+        """Identity across runs: detector, router, cause and experts, never numbers."""
+        key = "|".join([self.detector, self.router or "", self.cause, ",".join(map(str, self.experts))])
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+class Check(Plain):
+    """The verdict of one detector on one router. ``reason`` says why it was skipped or failed."""
+
+    detector: str
+    router: str | None
+    verdict: VerdictName
+    reason: str = ""

@@ -1,0 +1,141 @@
+"""Result: everything that one analysis measured and judged. Every report is a function of it."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from moeprobe.errors import OutputError
+from moeprobe.findings.evidence import Evidence
+from moeprobe.findings.finding import SEVERITIES, Check, Finding, VerdictName
+from moeprobe.findings.plain import Plain
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Model(Plain):
+    """Where the checkpoint came from. ``revision`` is the resolved commit of a hub checkpoint."""
+
+    source: str
+    name: str
+    revision: str | None
+    model_type: str
+    architecture: str
+    dtype: str
+    parameters: int
+    router_parameters: int
+    files: int
+    bytes: int
+
+
+class Unchecked(Plain):
+    """Something that was not checked, and why."""
+
+    what: str
+    why: str
+
+
+class Environment(Plain):
+    """What ran: versions, device, command and the moment (UTC, ISO 8601)."""
+
+    moeprobe: str
+    python: str
+    torch: str
+    transformers: str
+    platform: str
+    device: str
+    experts_implementation: str | None
+    command: str
+    started: str
+    seconds: float
+
+
+class Result(Plain):
+    """One analysis. ``checks`` has one entry per detector and router, ``findings`` are sorted worst first."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: Model
+    evidence: Evidence
+    checks: list[Check]
+    findings: list[Finding]
+    not_checked: list[Unchecked]
+    recipe: dict[str, Any]
+    limits: dict[str, dict[str, float]]
+    environment: Environment
+
+    @property
+    def worst(self) -> str | None:
+        """The worst severity among the findings, None where there is none."""
+        found = {finding.severity for finding in self.findings}
+        return next((severity for severity in SEVERITIES if severity in found), None)
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Findings that need eyes: errors and warnings."""
+        return [finding for finding in self.findings if finding.severity != "info"]
+
+    def count(self, verdict: VerdictName) -> int:
+        """Number of checks with this verdict."""
+        return Counter(check.verdict for check in self.checks)[verdict]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result as JSON, whole or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+
+        """
+        return write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Result":
+        """Read a saved result.
+
+        Raises:
+            OutputError: there is no such file, or it does not hold a result of this version.
+
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            for finding in data.get("findings", []):
+                finding.pop("fingerprint", None)
+            return cls.model_validate(data)
+        except OSError as error:
+            raise OutputError(f"Cannot read {path}: {error.strerror}. Give the result.json of an analysis.") from error
+        except (ValueError, AttributeError, ValidationError) as error:
+            raise OutputError(
+                f"{path} does not hold a moeprobe result of schema version {SCHEMA_VERSION}; "
+                "make it again with `moeprobe analyze`."
+            ) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a file through a temporary one beside it, so that a full disk or Ctrl-C leaves no half file.
+
+    Raises:
+        OutputError: the file cannot be written.
+
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="\n", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as handle:
+            temporary = Path(handle.name)
+            handle.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {target}: {error.strerror or error}. Choose another folder with -o, or make room."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,91 @@
+"""Router: the facts about one gate."""
+
+from typing import Literal
+
+from moeprobe.findings.plain import Plain
+
+ScoreFunction = Literal["softmax", "sigmoid", "sqrtsoftplus"]
+
+
+class Bias(Plain):
+    """A bias with one value an expert.
+
+    ``values`` [experts] as they are used, ``name`` of the tensor inside the router, ``dtype`` in the loaded
+    model, ``stored_dtype`` in the checkpoint file (None where the file was not read).
+    """
+
+    name: str
+    dtype: str
+    stored_dtype: str | None
+    values: list[float]
+
+
+class Groups(Plain):
+    """Group-limited selection: ``kept`` of ``count`` groups stay eligible.
+
+    ``score`` says what ranks the groups (the best member, or the sum of the two best), ``fill`` what replaces
+    the scores of the groups that are left out.
+    """
+
+    count: int
+    kept: int
+    score: Literal["max", "top2-sum"]
+    fill: Literal["-inf", "0"]
+
+
+class Arithmetic(Plain):
+    """Dtypes observed while the router ran: logit product, score function, selection, weights handed on."""
+
+    product: str | None
+    score: str | None
+    selection: str | None
+    weights: str | None
+
+
+class Declared(Plain):
+    """What the checkpoint's config promises; None where it says nothing."""
+
+    score_function: str | None = None
+    renormalised: bool | None = None
+    scaling_factor: float | None = None
+    selection_bias: bool | None = None
+
+
+class Router(Plain):
+    """Facts about one gate, measured on its first batch unless marked as declared.
+
+    ``layer`` is the index of the decoder layer, ``experts`` the number of routed experts with parameters,
+    ``score_columns`` the width of the logits (larger where a family has zero or skip experts).
+    ``score_function``, ``renormalised`` and ``scaling_factor`` are fitted from logits and weights:
+    weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score
+    function explains the weights; ``fit_error`` is the largest relative error of the fit and
+    ``selection_agreement`` the share of tokens whose experts the fitted selection rule reproduces.
+    ``output_factor`` is a factor on the experts' output, not contained in the weights.
+    ``origin`` says who named the router: transformers' own declaration, or its shape and place.
+    ``verified`` means that it fired once per forward pass and that the experts received what it returned.
+    """
+
+    path: str
+    layer: int | None
+    kind: Literal["top-k", "hash"]
+    module: str
+    experts: int
+    score_columns: int
+    top_k: int
+    hidden_size: int
+    score_function: ScoreFunction | None = None
+    renormalised: bool | None = None
+    scaling_factor: float | None = None
+    output_factor: float | None = None
+    fit_error: float | None = None
+    selection_agreement: float | None = None
+    selection_bias: Bias | None = None
+    logit_bias: Bias | None = None
+    groups: Groups | None = None
+    shared_experts: str | None = None
+    shared_gate: bool = False
+    arithmetic: Arithmetic | None = None
+    declared: Declared = Declared()
+    origin: Literal["declared", "found"]
+    verified: bool = False
+    reason: str = ""
