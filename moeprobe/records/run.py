@@ -1,0 +1,46 @@
+"""Run the probe texts through a model and hand every record on."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moeprobe.probes.batches import Batch
+from moeprobe.records.recorder import Recording, Sink
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def run_probe(
+    model: "PreTrainedModel", batches: Iterable[Batch], sink: Sink, flush: Callable[[], None] = lambda: None
+) -> Recording:
+    """Record every batch; rows are the counted tokens, documents are the probe's.
+
+    Args:
+        model: a model in eval mode.
+        batches: the probe's token batches.
+        sink: gets every record.
+        flush: called after every batch.
+
+    Raises:
+        NotMoEError: no router was found in the model.
+    """
+    device = model.get_input_embeddings().weight.device
+    recording = Recording(model, sink=sink, keep_inputs=True)
+    with recording, torch.no_grad():
+        for batch in batches:
+            recording.label(torch.tensor(batch.documents), batch.counted)
+            model(
+                input_ids=batch.input_ids.to(device),
+                attention_mask=batch.attention_mask.to(device),
+                use_cache=False,
+                **_one_output(model),
+            )
+            flush()
+    return recording
+
+
+def _one_output(model: "PreTrainedModel") -> dict[str, Any]:
+    """Routing happens before the vocabulary: one position of output is enough."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in model.forward.__code__.co_varnames else {}

@@ -1,0 +1,58 @@
+"""Observe in which dtypes a router computes, by running it once more under a dispatch mode."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from moeprobe.findings.router import Arithmetic
+
+_PRODUCT = {"aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul"}
+_SCORE = {"aten::_softmax", "aten::sigmoid", "aten::softplus", "aten::sqrt", "aten::softmax"}
+_SELECTION = {"aten::topk", "aten::argmax", "aten::sort"}
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.product: torch.dtype | None = None
+        self.score: torch.dtype | None = None
+        self.selection: torch.dtype | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.name().split(".")[0]
+        if name in _PRODUCT and self.product is None:
+            self.product = out.dtype
+        elif name in _SCORE:
+            self.score = out.dtype
+        elif name in _SELECTION:
+            # Grouped routers pick groups first and experts last: the last pick is the one that counts.
+            self.selection = next(arg.dtype for arg in args if isinstance(arg, Tensor))
+        return out
+
+
+def short(dtype: torch.dtype | None) -> str | None:
+    """``bfloat16`` for ``torch.bfloat16``."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def observe(router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], weights: Tensor | None) -> Arithmetic:
+    """Dtypes of the logit product, the score function, the selection and the weights.
+
+    Args:
+        router: the router module; it is called once more with the arguments of a recorded call.
+        weights: the routing weights as the experts received them.
+
+    """
+    watch = _Watch()
+    with torch.no_grad(), watch:
+        # The class's own forward: our hooks must not see this extra call.
+        router.forward(*args, **kwargs)
+    return Arithmetic(
+        product=short(watch.product),
+        score=short(watch.score),
+        selection=short(watch.selection),
+        weights=None if weights is None else short(weights.dtype),
+    )

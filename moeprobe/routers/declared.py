@@ -1,0 +1,30 @@
+"""What transformers itself declares about its routers. The only file that touches this private interface.
+
+``PreTrainedModel._can_record_outputs["router_logits"]`` holds an ``OutputRecorder`` (or a list of them) naming
+the router class and the position of the logits in its output (transformers 5.x).
+"""
+
+from torch import nn
+
+
+def declared_routers(model: nn.Module) -> tuple[dict[type[nn.Module], int], list[str]]:
+    """Router classes that the model, or a model inside it, declares.
+
+    Returns:
+        classes: router class -> index of the logits in its output.
+        names: class names that are declared by name only (they match any module of that class name).
+
+    """
+    classes: dict[type[nn.Module], int] = {}
+    names: list[str] = []
+    for module in model.modules():
+        recorders = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits")
+        if recorders is None:
+            continue
+        for recorder in recorders if isinstance(recorders, list) else [recorders]:
+            target = getattr(recorder, "target_class", recorder)
+            if isinstance(target, type):
+                classes[target] = int(getattr(recorder, "index", 0))
+            elif getattr(recorder, "class_name", None):
+                names.append(str(recorder.class_name))
+    return classes, names

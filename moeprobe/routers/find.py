@@ -1,0 +1,128 @@
+"""Find every routed site of a model: the router, the experts that it feeds, and what stands beside them."""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from moeprobe.routers.declared import declared_routers
+
+_ROUTER_NAME = re.compile(r"^(gate|router|wg)$")
+_ROUTER_CLASS = re.compile(r"(router|gate|gating)", re.IGNORECASE)
+_SHARED_GATE = re.compile(r"shared.*gate")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One gate in a live model.
+
+    ``router`` chooses, ``experts`` is the module that executes the choice (None for a gate on its own),
+    ``block`` holds both, ``shared`` is the always-active expert beside them and ``shared_gate`` its own gate.
+    ``norms`` are the candidates for the norm whose output the block reads: path and module.
+    """
+
+    path: str
+    layer: int | None
+    router: nn.Module
+    logits_index: int | None
+    experts: nn.Module | None
+    block: nn.Module | None
+    shared_name: str | None
+    shared: nn.Module | None
+    shared_gate: nn.Module | None
+    norms: tuple[tuple[str, nn.Module], ...]
+    declared: bool
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """All routed sites of ``model`` in the order of its modules; works on the meta device.
+
+    A router is what transformers declares (class of ``router_logits``), and beside that every module that stands
+    next to a child named ``experts`` under a router's name or class name: the declaration is incomplete
+    (DeepSeek-V4's hash routers are missing from it). A model without either, such as a gate on its own, is
+    searched for modules whose class is named like a gate.
+    """
+    modules = dict(model.named_modules())
+    classes, class_names = declared_routers(model)
+    found: dict[str, tuple[nn.Module, int | None, bool]] = {}
+    for path, module in modules.items():
+        if type(module) in classes:
+            found[path] = (module, classes[type(module)], True)
+        elif type(module).__name__ in class_names:
+            found[path] = (module, None, True)
+        elif _stands_beside_experts(path, module, modules):
+            found[path] = (module, None, False)
+    if not found:
+        found = {
+            path: (module, None, False)
+            for path, module in modules.items()
+            if _ROUTER_CLASS.search(type(module).__name__) and not isinstance(module, nn.Linear)
+        }
+    return [_site(path, *entry, modules) for path, entry in found.items()]
+
+
+def layer_of(path: str) -> int | None:
+    """Index of the decoder layer in a module path, None where it has none."""
+    match = _LAYER.search(path)
+    return int(match.group(1)) if match else None
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent else name
+
+
+def _stands_beside_experts(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> bool:
+    if not path or _join(_parent(path), "experts") not in modules:
+        return False
+    name = path.rpartition(".")[2]
+    if name == "experts" or _SHARED_GATE.search(name):
+        return False
+    return bool(_ROUTER_NAME.match(name)) or bool(re.search(r"router", type(module).__name__, re.IGNORECASE))
+
+
+def _site(path: str, router: nn.Module, index: int | None, declared: bool, modules: dict[str, nn.Module]) -> Site:
+    block_path = _parent(path)
+    block = modules[block_path] if path else None
+    shared_name, shared = _shared(block_path, modules) if block is not None else (None, None)
+    gate = next(
+        (child for name, child in block.named_children() if _SHARED_GATE.search(name))
+        if block is not None
+        else iter(()),
+        None,
+    )
+    return Site(
+        path=path,
+        layer=layer_of(path),
+        router=router,
+        logits_index=index,
+        experts=modules.get(_join(block_path, "experts")) if block is not None else None,
+        block=block,
+        shared_name=shared_name,
+        shared=shared,
+        shared_gate=gate,
+        norms=_norms(block_path, modules) if block is not None and block_path else (),
+        declared=declared,
+    )
+
+
+def _shared(block_path: str, modules: dict[str, nn.Module]) -> tuple[str | None, nn.Module | None]:
+    """The shared expert is a child of the block, or (Granite) a sibling of it in the decoder layer."""
+    for holder in (block_path, _parent(block_path)):
+        for name, child in modules[holder].named_children():
+            if name.startswith("shared") and not _SHARED_GATE.search(name):
+                return name, child
+    return None, None
+
+
+def _norms(block_path: str, modules: dict[str, nn.Module]) -> tuple[tuple[str, nn.Module], ...]:
+    holder = _parent(block_path)
+    return tuple(
+        (_join(holder, name), child)
+        for name, child in modules[holder].named_children()
+        if "norm" in type(child).__name__.lower()
+    )

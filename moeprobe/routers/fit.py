@@ -1,0 +1,119 @@
+"""Fit the routing rule to what was recorded: which score function, which norm, which factor, which selection.
+
+Nothing is recited from a table of families. The weights name the score function (SCIENCE D: it cannot be
+inferred from the chosen set, but it can from logits and weights); the chosen experts name bias and groups.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moeprobe.findings.router import Declared, Groups, ScoreFunction
+from moeprobe.routers.rule import SCORE_FUNCTIONS, choose, same_set, scores, selection_scores
+
+FACTOR_TOLERANCE = 0.01
+"""Relative error up to which a fitted factor counts as the declared one."""
+
+
+@dataclass(frozen=True)
+class WeightFit:
+    """weights = ``factor`` * score / (sum of chosen scores, if ``renormalised``), to a relative ``error``."""
+
+    function: ScoreFunction
+    renormalised: bool
+    factor: float
+    error: float
+
+
+@dataclass(frozen=True)
+class SelectionFit:
+    """The selection rule and the share of tokens whose experts it reproduces."""
+
+    biased: bool
+    groups: Groups | None
+    agreement: float
+
+
+def weight_tolerance(dtype: torch.dtype) -> float:
+    """Relative error of routing weights that rounding explains: a few units in the last place."""
+    return max(16 * torch.finfo(dtype).eps, 2e-5)
+
+
+def fit_weights(
+    logits: Tensor, experts: Tensor, weights: Tensor, score_dtype: torch.dtype, declared: Declared
+) -> WeightFit | None:
+    """The simplest rule that explains the weights, None where none does.
+
+    Args:
+        logits: [tokens, columns] as the router returned them.
+        experts: [tokens, k] int64.
+        weights: [tokens, k] as the experts received them.
+        score_dtype: dtype in which the router applied its score function.
+        declared: the config's promise; it only breaks ties between rules that explain the weights equally.
+
+    """
+    usable = torch.isfinite(logits).all(dim=-1) & torch.isfinite(weights).all(dim=-1)
+    usable &= (experts >= 0).all(dim=-1) & (experts < logits.shape[-1]).all(dim=-1)
+    if not bool(usable.any()):
+        return None
+    logits, experts, given = logits[usable], experts[usable], weights[usable].double()
+    coarsest = max(torch.finfo(weights.dtype).eps, torch.finfo(score_dtype).eps)
+    tolerance = max(16 * coarsest, 2e-5)
+    fits = []
+    for function in SCORE_FUNCTIONS:
+        chosen = scores(logits.to(score_dtype), function).double().gather(-1, experts)
+        for renormalised in (True, False):
+            predicted = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20) if renormalised else chosen
+            norm = predicted.square().sum()
+            if not bool(norm > 0):
+                continue
+            factor = float((given * predicted).sum() / norm)
+            scale = (factor * predicted).abs().amax(dim=-1, keepdim=True).clamp_min(1e-30)
+            error = (
+                float(((given - factor * predicted).abs() / scale).quantile(0.99)) if given.shape[0] < 10**6 else 1.0
+            )
+            if error <= tolerance and factor > 0:
+                fits.append(WeightFit(function, renormalised, factor, error))
+    return min(fits, key=lambda fit: _unlikelihood(fit, declared)) if fits else None
+
+
+def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool, float]:
+    factor = 1.0 if declared.scaling_factor is None else declared.scaling_factor
+    near = abs(math.log(fit.factor / factor)) <= FACTOR_TOLERANCE if factor > 0 else False
+    return (
+        declared.score_function is not None and fit.function != declared.score_function,
+        not near,
+        declared.renormalised is not None and fit.renormalised != declared.renormalised,
+        fit.error,
+    )
+
+
+def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: list[tuple[int, int]]) -> SelectionFit:
+    """The selection rule that reproduces the chosen experts best; the simplest among equals.
+
+    Args:
+        score: [tokens, columns] in the dtype of the router's own scores.
+        experts: [tokens, k] int64.
+        bias: candidate selection bias [columns].
+        groups: candidate (groups, kept groups) from the config.
+
+    """
+    candidates: list[Groups | None] = [None]
+    for count, kept in groups:
+        if count > 1 and kept < count and score.shape[-1] % count == 0:
+            candidates += [
+                Groups(count=count, kept=kept, score=rank, fill=fill)
+                for rank in ("top2-sum", "max")
+                for fill in ("-inf", "0")
+            ]
+    best: SelectionFit | None = None
+    for grouping in candidates:
+        for biased in (False, True) if bias is not None else (False,):
+            selection = selection_scores(score, bias if biased else None, grouping)
+            agreement = float(same_set(choose(selection, experts.shape[-1]), experts).double().mean())
+            if best is None or agreement > best.agreement:
+                best = SelectionFit(biased, grouping, agreement)
+    assert best is not None
+    return best

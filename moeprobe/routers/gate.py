@@ -1,0 +1,53 @@
+"""Gate: a router's facts together with the live tensors that recompute its choice in float32."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moeprobe.findings.router import Router
+from moeprobe.routers.rule import choose, scores, selection_scores
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Facts and tensors of one router.
+
+    ``weight`` [columns, hidden] and ``logit_bias`` [columns] are None where the logits are not their product
+    with the router's input (soft-capped logits, quantised gates). ``selection_bias`` [columns], ``table``
+    [vocabulary, k] of a hash router, ``gamma`` [hidden] of a verified RMS norm right before the router.
+    """
+
+    router: Router
+    weight: Tensor | None = None
+    logit_bias: Tensor | None = None
+    selection_bias: Tensor | None = None
+    table: Tensor | None = None
+    gamma: Tensor | None = None
+
+    def with_router(self, router: Router) -> "Gate":
+        """The same tensors under other facts."""
+        return replace(self, router=router)
+
+    def logits(self, inputs: Tensor) -> Tensor | None:
+        """Logits [rows, columns] recomputed in float32 from the router's input [rows, hidden]."""
+        if self.weight is None:
+            return None
+        bias = None if self.logit_bias is None else self.logit_bias.float().to(inputs.device)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return F.linear(inputs.float(), self.weight.float().to(inputs.device), bias)
+
+    def scores(self, logits: Tensor) -> Tensor | None:
+        """Scores of ``logits`` in their own dtype; None where no score function was identified."""
+        function = self.router.score_function
+        return None if function is None else scores(logits, function)
+
+    def selection(self, score: Tensor, biased: bool = True) -> Tensor:
+        """What the top-k looks at, [rows, columns]; ``biased=False`` leaves the selection bias out."""
+        bias = self.selection_bias if biased else None
+        return selection_scores(score, None if bias is None else bias.to(score.device), self.router.groups)
+
+    def choose(self, selection: Tensor) -> Tensor:
+        """The experts [rows, k] that these selection scores choose, best first."""
+        return choose(selection, self.router.top_k)

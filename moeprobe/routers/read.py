@@ -1,0 +1,278 @@
+"""Read the facts of a router from one recorded call: measured, not recited."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
+from moeprobe.routers.arithmetic import observe, short
+from moeprobe.routers.call import RouterCall
+from moeprobe.routers.find import Site
+from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
+from moeprobe.routers.gate import Gate
+from moeprobe.routers.rule import scores
+
+_ROWS = 2048
+"""Rows of the call that the fits look at: enough to tell rules apart, cheap at 384 experts."""
+
+
+def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None = None) -> Gate:
+    """Facts and tensors of the router at ``site``.
+
+    Args:
+        site: where the router stands.
+        call: one call of it.
+        config: the model's config (or None); it gives the declared rule and the group sizes.
+        relative: a router of the same class that was read before; its rule is taken where this one's own
+            numbers cannot show a rule (all NaN, all equal).
+
+    Raises:
+        ValueError: the call does not show chosen experts, so there is nothing to read; the message says why.
+
+    """
+    experts = call.given_experts if call.given_experts is not None else call.experts
+    weights = call.given_weights if call.given_weights is not None else call.weights
+    if experts is None or weights is None or call.inputs is None:
+        raise ValueError(f"its output ({_shape_of(call)}) does not show which experts were chosen with which weights")
+    experts = experts[:_ROWS].long()
+    declared = read_declared(config)
+    arithmetic = _observe(site, call, weights)
+    inputs = call.inputs[:_ROWS]
+    weight, logit_bias = _product(site.router, inputs, None if call.logits is None else call.logits[:_ROWS])
+    logits = call.logits[:_ROWS] if call.logits is not None else None
+    if logits is None and weight is not None:
+        logits = F.linear(inputs.float(), weight.float(), None if logit_bias is None else logit_bias[1].float())
+    table = _table(site, experts)
+    fit, chosen, bias = _fit(site, logits, experts, weights[:_ROWS], arithmetic, declared, config, table, logit_bias)
+    if fit is None and relative is not None and relative.router.score_function is not None:
+        kin = relative.router
+        assert kin.score_function is not None
+        fit = WeightFit(kin.score_function, bool(kin.renormalised), kin.scaling_factor or 1.0, float("inf"))
+        chosen = SelectionFit(kin.selection_bias is not None, kin.groups, 0.0)
+        bias = bias if bias is not None else _named(site, kin.selection_bias.name if kin.selection_bias else "")
+    columns = logits.shape[-1] if logits is not None else int(experts.max()) + 1
+    router = Router(
+        path=site.path,
+        layer=site.layer,
+        kind="hash" if table is not None else "top-k",
+        module=type(site.router).__name__,
+        experts=_expert_count(site, columns),
+        score_columns=columns,
+        top_k=experts.shape[-1],
+        hidden_size=inputs.shape[-1],
+        score_function=fit.function if fit else None,
+        renormalised=fit.renormalised if fit else None,
+        scaling_factor=fit.factor if fit else None,
+        output_factor=_output_factor(call),
+        fit_error=None if fit is None or fit.error == float("inf") else fit.error,
+        selection_agreement=None if chosen is None else chosen.agreement,
+        selection_bias=_bias_fact(bias),
+        logit_bias=_bias_fact(logit_bias),
+        groups=chosen.groups if chosen and table is None else None,
+        shared_experts=site.shared_name,
+        shared_gate=site.shared_gate is not None,
+        arithmetic=arithmetic,
+        declared=declared,
+        origin="declared" if site.declared else "found",
+    )
+    return Gate(
+        router=router,
+        weight=weight,
+        logit_bias=None if logit_bias is None else logit_bias[1],
+        selection_bias=None if bias is None else bias[1],
+        table=table,
+        gamma=_gamma(site, call),
+    )
+
+
+def read_declared(config: Any) -> Declared:
+    """The routing rule that the config promises."""
+    if config is None:
+        return Declared()
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    function = getattr(text, "scoring_func", None)
+    norm = getattr(text, "norm_topk_prob", None)
+    factor = getattr(text, "routed_scaling_factor", None)
+    return Declared(
+        score_function=function if isinstance(function, str) else None,
+        renormalised=norm if isinstance(norm, bool) else None,
+        scaling_factor=float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None,
+    )
+
+
+_Named = tuple[str, Tensor]
+
+
+def _fit(
+    site: Site,
+    logits: Tensor | None,
+    experts: Tensor,
+    weights: Tensor,
+    arithmetic: Arithmetic | None,
+    declared: Declared,
+    config: Any,
+    table: Tensor | None,
+    logit_bias: _Named | None,
+) -> tuple[WeightFit | None, SelectionFit | None, _Named | None]:
+    candidates = [] if table is not None else list(_bias_candidates(site, logits, logit_bias))
+    bias = candidates[0] if candidates else None
+    if logits is None:
+        return None, None, bias
+    name = arithmetic.score if arithmetic and arithmetic.score else "float32"
+    score_dtype: torch.dtype = getattr(torch, name)
+    fit = fit_weights(logits, experts, weights, score_dtype, declared)
+    if fit is None or table is not None:
+        return fit, None, bias
+    score = scores(logits.to(score_dtype), fit.function)
+    usable = torch.isfinite(score).all(dim=-1)
+    groups = [_group_sizes(site.router, config)]
+    chosen = fit_selection(score[usable], experts[usable], None if bias is None else bias[1], groups)
+    return fit, chosen, bias
+
+
+def _product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tuple[Tensor | None, _Named | None]:
+    """The gate matrix [columns, hidden] and logit bias [columns] whose product with the input gives the logits."""
+    matrices = [
+        p.detach()
+        for p in router.parameters()
+        if p.ndim == 2 and p.is_floating_point() and p.shape[1] == inputs.shape[1]
+    ]
+    if logits is None:
+        return (matrices[0], None) if matrices else (None, None)
+    for matrix in (m for m in matrices if m.shape[0] == logits.shape[1]):
+        vectors: list[_Named | None] = [
+            None,
+            *((n, p.detach()) for n, p in router.named_parameters() if p.shape == (logits.shape[1],)),
+        ]
+        trials = []
+        for vector in vectors:
+            again = F.linear(inputs.float(), matrix.float(), None if vector is None else vector[1].float())
+            seen = torch.isfinite(logits).all(dim=-1) & torch.isfinite(again).all(dim=-1)
+            if not bool(seen.any()):
+                return matrix, None
+            gap = (again - logits.float())[seen].square().mean().sqrt()
+            scale = logits.float()[seen].square().mean().sqrt()
+            trials.append((float(gap), float(scale), vector))
+        gap_, scale_, vector_ = min(trials, key=lambda trial: trial[0])
+        if gap_ <= 0.02 * scale_ + 1e-6:
+            return matrix, vector_
+    return None, None
+
+
+def _bias_candidates(site: Site, logits: Tensor | None, logit_bias: _Named | None) -> Iterator[_Named]:
+    """Tensors with one value per score column that are no weight and not the logit bias."""
+    width = None if logits is None else logits.shape[-1]
+    for module in (site.router, site.block):
+        if module is None:
+            continue
+        own = [
+            *module.named_parameters(recurse=module is site.router),
+            *module.named_buffers(recurse=module is site.router),
+        ]
+        for name, tensor in own:
+            fits = tensor.ndim == 1 and tensor.is_floating_point() and tensor.shape[0] == width
+            if fits and "bias" in name and (logit_bias is None or name != logit_bias[0]):
+                yield name, tensor.detach()
+
+
+def _named(site: Site, name: str) -> _Named | None:
+    tensor = dict([*site.router.named_parameters(), *site.router.named_buffers()]).get(name)
+    return None if tensor is None else (name, tensor.detach())
+
+
+def _table(site: Site, experts: Tensor) -> Tensor | None:
+    """The integer table [vocabulary, k] of a hash router."""
+    for _, buffer in [*site.router.named_buffers(), *site.router.named_parameters()]:
+        if buffer.ndim == 2 and not buffer.is_floating_point() and buffer.shape[1] == experts.shape[1]:
+            return buffer.detach()
+    return None
+
+
+def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
+    """(groups, kept groups) by their usual names on the router or in the config; (1, 1) where there are none."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for holder in (router, text):
+        count = next(
+            (c for n in ("num_group", "n_group", "n_groups") if isinstance(c := getattr(holder, n, None), int)),
+            0,
+        )
+        kept = getattr(holder, "topk_group", None)
+        if count and isinstance(kept, int):
+            return count, kept
+    return 1, 1
+
+
+def _expert_count(site: Site, columns: int) -> int:
+    for holder in (site.experts, site.router):
+        count = getattr(holder, "num_experts", None)
+        if isinstance(count, int) and 0 < count <= columns:
+            return count
+    return columns
+
+
+def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None:
+    try:
+        return observe(site.router, call.args, call.kwargs, weights)
+    except (RuntimeError, TypeError, NotImplementedError):
+        # Some kernels refuse a dispatch mode. Then only what was handed on is known.
+        product = None if call.logits is None else short(call.logits.dtype)
+        return Arithmetic(product=product, score=None, selection=None, weights=short(weights.dtype))
+
+
+def _bias_fact(bias: _Named | None) -> Bias | None:
+    if bias is None:
+        return None
+    return Bias(name=bias[0], dtype=short(bias[1].dtype) or "", stored_dtype=None, values=bias[1].double().tolist())
+
+
+def _gated_shared(call: RouterCall) -> Tensor | None:
+    if call.shared is None:
+        return None
+    if call.shared_gate is None:
+        return call.shared
+    return call.shared * call.shared_gate.sigmoid()
+
+
+def _output_factor(call: RouterCall) -> float | None:
+    """Factor f in block output = f * routed + shared; None where the block does something else."""
+    if call.block_output is None or call.routed is None or call.block_output.shape != call.routed.shape:
+        return None
+    shared = _gated_shared(call)
+    routed = call.routed.double()
+    rest = call.block_output.double() - (0 if shared is None else shared.double())
+    usable = torch.isfinite(routed).all(dim=-1) & torch.isfinite(rest).all(dim=-1)
+    routed, rest = routed[usable], rest[usable]
+    norm = float(routed.square().sum())
+    if norm == 0:
+        return None
+    factor = float((rest * routed).sum()) / norm
+    unexplained = float((rest - factor * routed).square().sum().sqrt()) / norm**0.5
+    # Rounding of the sum in 16 bits leaves up to about 1 % where the shared output is the larger part.
+    if unexplained > 0.05 * max(1.0, abs(factor)):
+        return None
+    return 1.0 if abs(factor - 1) < 0.01 else factor
+
+
+def _gamma(site: Site, call: RouterCall) -> Tensor | None:
+    """Weight of the RMS norm right before the block, if its output really is weight * x / rms(x)."""
+    if call.norm_inputs is None or call.norm_output is None or call.norm_path is None:
+        return None
+    norm = next(module for path, module in site.norms if path == call.norm_path)
+    weight = getattr(norm, "weight", None)
+    if not isinstance(weight, Tensor) or weight.shape != call.norm_inputs.shape[-1:]:
+        return None
+    x, out = call.norm_inputs[:64].double(), call.norm_output[:64].double()
+    unit = x / x.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-30)
+    for gamma in (weight.detach().double(), 1 + weight.detach().double()):
+        # The epsilon of the norm only shrinks the output, so the bound stays a bound.
+        if bool(torch.isfinite(out).all()) and float((out - gamma * unit).norm() / out.norm().clamp_min(1e-30)) < 0.02:
+            return gamma.float()
+    return None
+
+
+def _shape_of(call: RouterCall) -> str:
+    parts = [name for name in ("logits", "experts", "weights") if getattr(call, name) is not None]
+    return "only " + " and ".join(parts) if parts else "no tensor that moeprobe knows"

@@ -1,0 +1,73 @@
+"""What a router's own tensors say without a forward pass."""
+
+import torch
+
+from moeprobe.findings.evidence import GateWeights, HashTable
+from moeprobe.routers.arithmetic import short
+from moeprobe.routers.gate import Gate
+
+
+def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
+    """Row norms, broken rows, the logit bound and the hash table; None where the gate's matrix is unknown.
+
+    Args:
+        gate: the router's tensors.
+        vocabulary: rows of the embedding, which the hash table must have; None where unknown.
+
+    """
+    if gate.weight is None:
+        return None
+    weight = gate.weight.detach().float().cpu()
+    finite = torch.isfinite(weight).all(dim=-1)
+    norms = weight.norm(dim=-1)
+    clean = torch.where(finite.unsqueeze(-1), weight, 0.0)
+    return GateWeights(
+        dtype=short(gate.weight.dtype) or "",
+        nonfinite_rows=(~finite).nonzero().flatten().tolist(),
+        zero_rows=(finite & (norms == 0)).nonzero().flatten().tolist(),
+        identical_rows=_identical(weight, finite & (norms > 0)),
+        row_norms=[float(n) for n in norms],
+        logit_bound=_bound(gate, clean) if bool(finite.all()) else None,
+        hash_table=_hash_table(gate, vocabulary),
+    )
+
+
+def _identical(weight: torch.Tensor, usable: torch.Tensor) -> list[tuple[int, int]]:
+    """Pairs (first, later) of rows that are equal bit for bit, zero rows left out."""
+    seen: dict[bytes, int] = {}
+    pairs = []
+    for index in usable.nonzero().flatten().tolist():
+        key = weight[index].numpy().tobytes()
+        if key in seen:
+            pairs.append((seen[key], index))
+        else:
+            seen[key] = index
+    return pairs
+
+
+def _bound(gate: Gate, weight: torch.Tensor) -> list[float] | None:
+    """sqrt(D) * ||W_e * gamma|| + |b_e|: Cauchy-Schwarz behind an RMS norm (SCIENCE A2)."""
+    if gate.gamma is None:
+        return None
+    bound = weight.shape[1] ** 0.5 * (weight * gate.gamma.cpu()).norm(dim=-1)
+    if gate.logit_bias is not None:
+        bound = bound + gate.logit_bias.detach().float().cpu().abs()
+    return [float(b) for b in bound]
+
+
+def _hash_table(gate: Gate, vocabulary: int | None) -> HashTable | None:
+    if gate.table is None:
+        return None
+    table = gate.table.detach().cpu().long()
+    experts = gate.router.experts
+    ordered = table.sort(dim=-1).values
+    reached = torch.bincount(table[(table >= 0) & (table < experts)], minlength=experts) > 0
+    return HashTable(
+        rows=table.shape[0],
+        vocabulary=table.shape[0] if vocabulary is None else vocabulary,
+        out_of_range=int(((table < 0) | (table >= experts)).sum()),
+        rows_with_repeats=int((ordered[:, 1:] == ordered[:, :-1]).any(dim=-1).sum()),
+        constant=bool((table == table[0]).all()),
+        all_zero=bool((table == 0).all()),
+        unreachable=(~reached).nonzero().flatten().tolist(),
+    )
