@@ -1,0 +1,113 @@
+"""Collector: all statistics of all routers, fed record by record."""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from moeprobe.findings.evidence import Activations
+from moeprobe.findings.router import Router
+from moeprobe.records.record import Record
+from moeprobe.statistics.balance_law import BalanceLawStatistic
+from moeprobe.statistics.hash_use import HashStatistic
+from moeprobe.statistics.load import LoadStatistic
+from moeprobe.statistics.logits import LogitStatistic
+from moeprobe.statistics.magnitudes import MagnitudeStatistic
+from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.selection import SelectionStatistic
+from moeprobe.statistics.statistic import Statistic
+from moeprobe.statistics.token_ids import TokenIdStatistic
+from moeprobe.statistics.weights import WeightStatistic
+
+
+class RouterStatistics:
+    """The statistics of one router.
+
+    Args:
+        router: facts about the router.
+        sources: label of each document of the probe.
+        ids: the probe's token ids, most frequent first.
+
+    """
+
+    def __init__(self, router: Router, sources: list[str], ids: Tensor) -> None:
+        self.load = LoadStatistic(router, sources)
+        self.logits = LogitStatistic(router)
+        self.selection = SelectionStatistic(router)
+        self.weights = WeightStatistic(router)
+        self.magnitudes = MagnitudeStatistic(router)
+        self.balance_law = BalanceLawStatistic(router)
+        self.token_ids = TokenIdStatistic(router, ids)
+        self.hash_use = HashStatistic(router)
+
+    @property
+    def all(self) -> list[Statistic]:
+        """Every statistic of the router."""
+        return list(vars(self).values())
+
+    def update(self, seen: Observation) -> None:
+        """Feed every statistic."""
+        for statistic in self.all:
+            statistic.update(seen)
+
+    def merge(self, other: Self) -> None:
+        """Merge every statistic."""
+        for mine, theirs in zip(self.all, other.all, strict=True):
+            mine.merge(theirs)
+
+    def activations(self, distinct_ids: int) -> Activations | None:
+        """What the probe showed at this router; None where it saw no token."""
+        load = self.load.value()
+        if load is None:
+            return None
+        return Activations(
+            tokens=int(self.load.tokens),
+            documents=int((self.load.documents > 0).sum()),
+            distinct_ids=distinct_ids,
+            load=load,
+            logits=self.logits.value(),
+            selection=self.selection.value(),
+            weights=self.weights.value(),
+            magnitudes=self.magnitudes.value(),
+            balance_law=self.balance_law.value(),
+            token_ids=self.token_ids.value(),
+            hash_use=self.hash_use.value(),
+        )
+
+
+class Collector:
+    """Statistics of every router that fires; give ``collector.update`` to a recording as its sink.
+
+    Args:
+        sources: label of each document, by document index.
+        token_ids: [tokens] all counted token ids of the probe.
+        seed: drives the noise and the shuffles.
+
+    """
+
+    def __init__(self, sources: list[str], token_ids: Tensor, seed: int = 0) -> None:
+        self._sources = sources
+        values, counted = torch.unique(token_ids, return_counts=True)
+        self._ids = values[counted.argsort(descending=True, stable=True)]
+        self._seed = seed
+        self.routers: dict[str, RouterStatistics] = {}
+
+    def update(self, record: Record) -> None:
+        """Take in one record."""
+        path = record.router.path
+        if path not in self.routers:
+            self.routers[path] = RouterStatistics(record.router, self._sources, self._ids)
+        self.routers[path].update(Observation(record, self._seed))
+
+    def merge(self, other: Self) -> None:
+        """Take in everything that ``other`` has seen."""
+        for path, statistics in other.routers.items():
+            if path in self.routers:
+                self.routers[path].merge(statistics)
+            else:
+                self.routers[path] = statistics
+
+    def activations(self, path: str) -> Activations | None:
+        """What was seen at the router at ``path``; None where it saw nothing."""
+        found = self.routers.get(path)
+        return None if found is None else found.activations(self._ids.numel())

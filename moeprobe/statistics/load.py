@@ -1,0 +1,76 @@
+"""Load: who was chosen, by cluster of documents and by source."""
+
+import math
+
+import torch
+
+from moeprobe.findings.evidence import Load
+from moeprobe.findings.router import Router
+from moeprobe.statistics.intervals import CLUSTERS, fold, max_vio_interval, uniform_floor
+from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.statistic import Statistic, counts
+
+
+class LoadStatistic(Statistic):
+    """Assignments per expert, [clusters, columns] as chosen and without the selection bias, [sources, columns].
+
+    Args:
+        router: facts; its number of score columns is the width.
+        sources: label of each document, in the order of the record's document indices.
+
+    """
+
+    added = ("chosen", "unbiased", "by_source", "tokens", "source_tokens", "documents")
+
+    def __init__(self, router: Router, sources: list[str]) -> None:
+        columns = router.score_columns
+        self._router = router
+        self._names = sorted(set(sources))
+        self._source = torch.tensor([self._names.index(name) for name in sources], dtype=torch.int64)
+        self.chosen = counts(CLUSTERS, columns)
+        self.unbiased = counts(CLUSTERS, columns)
+        self.by_source = counts(len(self._names), columns)
+        self.tokens = counts(1)
+        self.source_tokens = counts(len(self._names))
+        self.documents = counts(len(sources))
+
+    def update(self, seen: Observation) -> None:
+        """Count the assignments; unused slots (-1) are not counted."""
+        record = seen.record
+        documents = record.documents.cpu()
+        experts = record.experts.cpu()
+        self.tokens += record.tokens
+        self.documents += torch.bincount(documents, minlength=self.documents.numel())
+        sources = self._source[documents]
+        self.source_tokens += torch.bincount(sources, minlength=self.source_tokens.numel())
+        self._add("chosen", fold(documents), experts)
+        self._add("by_source", sources, experts)
+        if seen.unbiased is not None:
+            self._add("unbiased", fold(documents), seen.unbiased.cpu())
+
+    def _add(self, name: str, row: torch.Tensor, experts: torch.Tensor) -> None:
+        table = getattr(self, name)
+        used = (experts >= 0) & (experts < table.shape[1])
+        flat = (row.unsqueeze(-1) * table.shape[1] + experts)[used]
+        table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
+
+    def value(self) -> Load | None:
+        """Counts, MaxVio with its interval and its sampling floor, normalised entropy."""
+        total = self.chosen.sum(dim=0)
+        if int(self.tokens) == 0:
+            return None
+        share = total.double() / total.sum().clamp_min(1)
+        entropy = float(-(share * share.clamp_min(1e-300).log()).sum()) / math.log(max(2, share.numel()))
+        documents = int((self.documents > 0).sum())
+        unbiased = self.unbiased.sum(dim=0)
+        biased = bool(unbiased.sum() > 0)
+        return Load(
+            counts=total.tolist(),
+            by_source={n: self.by_source[i].tolist() for i, n in enumerate(self._names)},
+            source_tokens={n: int(self.source_tokens[i]) for i, n in enumerate(self._names)},
+            max_vio=max_vio_interval(self.chosen, documents),
+            max_vio_floor=uniform_floor(int(self.tokens), total.numel(), self._router.top_k),
+            entropy=entropy,
+            unbiased_counts=unbiased.tolist() if biased else None,
+            unbiased_max_vio=max_vio_interval(self.unbiased, documents) if biased else None,
+        )

@@ -1,0 +1,69 @@
+"""Magnitudes: how large the routed branch is beside the shared expert and the residual stream."""
+
+import torch
+from torch import Tensor
+
+from moeprobe.findings.evidence import Magnitudes
+from moeprobe.findings.router import Router
+from moeprobe.statistics.histogram import Scale
+from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.statistic import Statistic, counts, sums
+
+_RATIO = Scale(1e-6, 1e6)
+
+
+class MagnitudeStatistic(Statistic):
+    """Ratios of L2 norms per token, and the spread of the router's input over tokens."""
+
+    added = ("to_shared", "to_residual", "nonfinite", "zero", "routed", "inputs", "input_mean")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.to_shared = _RATIO.zeros()
+        self.to_residual = _RATIO.zeros()
+        self.nonfinite = counts(1)
+        self.zero = counts(1)
+        self.routed = sums(2)
+        self.inputs = sums(2)
+        self.input_mean = sums(router.hidden_size)
+
+    def update(self, seen: Observation) -> None:
+        """Take in the norms of one record."""
+        record = seen.record
+        if record.routed is not None:
+            finite = torch.isfinite(record.routed)
+            self.nonfinite += int((~finite).sum())
+            self.zero += int((record.routed == 0).sum())
+            self.routed += _pair(record.routed[finite].double().square())
+            for name, other in (("to_shared", record.shared), ("to_residual", record.residual)):
+                if other is not None:
+                    usable = finite & torch.isfinite(other) & (other > 0)
+                    histogram = getattr(self, name)
+                    histogram += _RATIO.count(record.routed[usable].double() / other[usable].double())
+        if record.inputs is not None:
+            inputs = record.inputs[torch.isfinite(record.inputs).all(dim=-1)].double()
+            self.inputs += _pair(inputs.square().mean(dim=-1))
+            self.input_mean += inputs.sum(dim=0).cpu()
+
+    def value(self) -> Magnitudes | None:
+        """The magnitudes in numbers; the input spread is 1 - |mean|^2 / mean |x|^2 under a square root."""
+        n = float(self.inputs[1])
+        if n == 0 and float(self.routed[1]) == 0 and int(self.nonfinite) == 0:
+            return None
+        mean_square = float(self.inputs[0]) / n if n else 0.0
+        squared_mean = float((self.input_mean / n).square().mean()) if n else 0.0
+        tokens = float(self.routed[1])
+        return Magnitudes(
+            routed_to_shared=_RATIO.quantiles(self.to_shared) if int(self.to_shared.sum()) else None,
+            routed_to_residual=_RATIO.quantiles(self.to_residual) if int(self.to_residual.sum()) else None,
+            routed_nonfinite=int(self.nonfinite),
+            routed_zero=int(self.zero),
+            input_rms=mean_square**0.5,
+            routed_rms=(float(self.routed[0]) / tokens / self._router.hidden_size) ** 0.5 if tokens else None,
+            input_token_spread=max(0.0, 1 - squared_mean / mean_square) ** 0.5 if mean_square > 0 else None,
+        )
+
+
+def _pair(values: Tensor) -> Tensor:
+    """(sum, count) of the values."""
+    return torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)

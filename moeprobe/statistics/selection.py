@@ -1,0 +1,80 @@
+"""Selection: how firm the choice is."""
+
+import torch
+
+from moeprobe.findings.evidence import Selection
+from moeprobe.findings.router import Router
+from moeprobe.routers.rule import same_set
+from moeprobe.statistics.histogram import Scale
+from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.statistic import Statistic, counts
+
+_MARGIN = Scale(1e-6, 1e3)
+_SETS = 4_096
+"""Buckets of expert sets. A collision can only raise the modal share, by 1/4,096 on average."""
+
+
+class SelectionStatistic(Statistic):
+    """Margins, exact ties, the most frequent set, flips under noise and in float32. Learned routers only."""
+
+    added = ("margin", "tokens", "ties", "sets", "bias_only", "noise", "precision")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.margin = _MARGIN.zeros()
+        self.tokens = counts(1)
+        self.ties = counts(1)
+        self.sets = counts(_SETS)
+        self.bias_only = counts(1)
+        self.noise = counts(1)
+        self.precision = counts(1)
+
+    def update(self, seen: Observation) -> None:
+        """Take in the rows whose logits are finite."""
+        if seen.selection is None or seen.chosen is None or seen.scores is None:
+            return
+        rows = seen.clean & torch.isfinite(seen.scores).all(dim=-1)
+        if not bool(rows.any()):
+            return
+        k = self._router.top_k
+        selection = seen.selection[rows].double()
+        experts = seen.record.experts[rows]
+        self.tokens += int(rows.sum())
+        if selection.shape[-1] > k:
+            best = seen.selection[rows].topk(k + 1, dim=-1).values.double()
+            gap = best[:, k - 1] - best[:, k]
+            self.ties += int((gap == 0).sum())
+            spread = torch.where(torch.isfinite(selection), selection, torch.nan)
+            spread = (spread - spread.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
+            self.margin += _MARGIN.count(gap / spread.clamp_min(1e-30))
+        ordered = experts.sort(dim=-1).values.cpu()
+        self.sets += torch.bincount(_bucket(ordered), minlength=_SETS)
+        bias = seen.gate.selection_bias
+        if bias is not None:
+            alone = seen.gate.selection(torch.zeros_like(seen.scores[rows]))
+            self.bias_only += int(same_set(seen.gate.choose(alone), experts).sum())
+        if seen.noisy is not None:
+            self.noise += int(seen.noisy[rows].sum())
+        self.precision += int((~same_set(seen.chosen[rows], experts)).sum())
+
+    def value(self) -> Selection | None:
+        """Shares of tokens; None for hash routers and where no token was seen."""
+        n = int(self.tokens)
+        if n == 0:
+            return None
+        return Selection(
+            margin=_MARGIN.quantiles(self.margin),
+            ties=int(self.ties) / n,
+            modal=int(self.sets.max()) / n,
+            bias_only=int(self.bias_only) / n if self._router.selection_bias is not None else None,
+            flips_noise=int(self.noise) / n,
+            flips_float32=int(self.precision) / n,
+        )
+
+
+def _bucket(ordered: torch.Tensor) -> torch.Tensor:
+    """A polynomial hash of each sorted set [tokens, k] into its bucket."""
+    key = torch.zeros(ordered.shape[0], dtype=torch.int64)
+    for column in ordered.unbind(dim=-1):
+        key = (key * 1_000_003 + column + 1) % 2_147_483_647
+    return (key * 2_654_435_761 % 4_294_967_296) >> 20
