@@ -1,0 +1,1 @@
+"""Experiments: what must touch the running model. Each leaves it bit-identical and returns plain numbers."""
