@@ -1,0 +1,106 @@
+"""Safetensors headers: which tensors a file holds, where, and whether the file is whole. No data is read."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from moeprobe.errors import IncompleteError
+
+DTYPE_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F8_E8M0": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""Bits per element of every dtype that the format knows."""
+
+_MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One stored tensor: its file, dtype (safetensors' name), shape, and its bytes [start, stop) there."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_headers(shards: Iterable[Path]) -> dict[str, TensorHeader]:
+    """Headers of all tensors in the shards, by name; a name that stands in two shards means the later one.
+
+    Raises:
+        IncompleteError: a shard is a git-lfs pointer, truncated, or not a sound safetensors file.
+    """
+    headers: dict[str, TensorHeader] = {}
+    for shard in shards:
+        headers.update(_read_header(shard))
+    return headers
+
+
+def _read_header(file: Path) -> dict[str, TensorHeader]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(len(_LFS_POINTER))
+        if start == _LFS_POINTER:
+            raise IncompleteError(f"{file} is a git-lfs pointer, not the weights; run `git lfs pull` in that folder.")
+        length = int.from_bytes(start[:8], "little")
+        if size < 8:
+            raise _truncated(file, size)
+        if length > _MAX_HEADER:
+            raise IncompleteError(f"{file} is not a safetensors file, or its start is damaged; get it again.")
+        if 8 + length > size:
+            raise _truncated(file, size)
+        stream.seek(8)
+        raw = stream.read(length)
+    try:
+        table = json.loads(raw)
+    except ValueError as error:
+        raise _damaged(file, "its header is not valid JSON") from error
+    if not isinstance(table, dict):
+        raise _damaged(file, "its header is not a table of tensors")
+    table.pop("__metadata__", None)
+    tensors = {name: _parse(file, name, entry, base=8 + length) for name, entry in table.items()}
+    _check_extent(file, tensors, size, base=8 + length)
+    return tensors
+
+
+def _parse(file: Path, name: str, entry: Any, base: int) -> TensorHeader:
+    try:
+        dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
+        start, stop = entry["data_offsets"]
+        sound = all(isinstance(number, int) and number >= 0 for number in (*shape, start, stop))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, f"the entry of {name} is not complete") from error
+    if dtype not in DTYPE_BITS:
+        raise _damaged(file, f"{name} has the unknown dtype {dtype!r}")
+    if not sound or (stop - start) * 8 != prod(shape) * DTYPE_BITS[dtype]:
+        raise _damaged(file, f"the shape of {name} does not agree with its bytes")
+    return TensorHeader(file, dtype, shape, base + start, base + stop)
+
+
+def _check_extent(file: Path, tensors: dict[str, TensorHeader], size: int, base: int) -> None:
+    position = base
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != position:
+            raise _damaged(file, f"there is a gap or an overlap before {name}")
+        position = tensor.stop
+    if position > size:
+        raise _truncated(file, size, expected=position)
+    if position < size:
+        raise _damaged(file, f"{size - position:,} bytes follow its last tensor")
+
+
+def _truncated(file: Path, size: int, expected: int | None = None) -> IncompleteError:
+    of = f" of {expected:,}" if expected else ""
+    return IncompleteError(f"{file} is truncated (it holds {size:,}{of} bytes); copy or download it again.")
+
+
+def _damaged(file: Path, why: str) -> IncompleteError:
+    return IncompleteError(f"{file} is damaged: {why}; copy or download it again.")

@@ -1,0 +1,194 @@
+"""Load a checkpoint: an empty skeleton, the model with all its weights, the tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moeprobe.checkpoint.failures import first_line, loading
+from moeprobe.checkpoint.missing import check_missing, check_shapes
+from moeprobe.checkpoint.open import Checkpoint, has_native_class
+from moeprobe.checkpoint.quiet import quiet_transformers
+from moeprobe.errors import CheckpointError, IncompleteError, OptionError, UnsafeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Names that ``load_model`` takes as dtype; auto is what the checkpoint was saved in."""
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that accelerate works out; a device's name (cpu, cuda:0) is taken as well."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+_TOKENIZER_SUFFIXES = (".model", ".tiktoken")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode without gradients. ``missing`` names selection biases set to zero."""
+
+    model: "PreTrainedModel"
+    missing: list[str]
+
+
+def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The model on the meta device: every module and shape, no weights read, no memory used.
+
+    Raises:
+        CheckpointError: the config does not make a model.
+        UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
+    """
+    with loading(checkpoint):
+        config, auto_class, code = _model_class(checkpoint, trust_remote_code)
+        with torch.device("meta"):
+            model = auto_class.from_config(config, trust_remote_code=code)
+    return model.eval().requires_grad_(False)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str = "auto",
+    device_map: str | dict[str, int | str] | None = None,
+    trust_remote_code: bool = False,
+    experts_implementation: str | None = None,
+    progress: bool = False,
+) -> Loaded:
+    """Load the model with all its weights.
+
+    transformers fills missing weights with random numbers; those would be judged as if they were the
+    checkpoint's, so they are an error here. Only selection biases may be missing: they start at zero.
+
+    Raises:
+        OptionError: unknown dtype, device map or experts implementation.
+        IncompleteError: tensors are missing or have another shape than the config says.
+        UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
+        CheckpointError: it does not fit into memory, needs a package, or transformers cannot load it.
+    """
+    options = _options(dtype, device_map, experts_implementation)
+    with loading(checkpoint, progress=progress):
+        config, auto_class, code = _model_class(checkpoint, trust_remote_code)
+        model, info = auto_class.from_pretrained(
+            str(checkpoint.folder),
+            config=config,
+            trust_remote_code=code,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below by name; transformers' own error names nothing
+            **options,
+        )
+    check_shapes(checkpoint, info["mismatched_keys"])
+    missing = check_missing(checkpoint, model, info["missing_keys"], info["unexpected_keys"])
+    return Loaded(model.eval().requires_grad_(False), missing)
+
+
+def load_tokenizer(
+    checkpoint: Checkpoint, override: str | None = None, *, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """The checkpoint's tokenizer, or that of ``override`` (a folder or hub id).
+
+    Raises:
+        IncompleteError: there is none, it is empty, or it cannot be read.
+        UnsafeError: it needs code that comes with it and ``trust_remote_code`` is off.
+    """
+    from transformers import AutoTokenizer
+
+    source = override or checkpoint.tokenizer_source
+    folder = Path(source).expanduser()
+    # transformers makes an empty tokenizer out of a folder that has none, so look before it does.
+    if folder.is_dir() and not _has_tokenizer(folder):
+        raise IncompleteError(
+            f"{source} has no tokenizer; copy tokenizer.json into it, or give another folder or hub id "
+            f"with --tokenizer."
+        )
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder) if folder.is_dir() else source,
+                trust_remote_code=trust_remote_code,
+                local_files_only=folder.is_dir(),
+            )
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsafeError(
+                f"The tokenizer of {source} can only be loaded by running its own code; read that code, "
+                f"then allow it with --trust-remote-code, or give another with --tokenizer."
+            ) from error
+        raise IncompleteError(
+            f"The tokenizer of {source} cannot be loaded ({first_line(error)}); give another with --tokenizer."
+        ) from error
+    if len(tokenizer) == 0:
+        raise IncompleteError(f"The tokenizer of {source} is empty; give another with --tokenizer.")
+    return tokenizer
+
+
+def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[Any, Any, bool]:
+    """Config, auto class, and whether code of the checkpoint is run (never if transformers has its own)."""
+    import transformers as hf
+
+    code = trust_remote_code and not has_native_class(checkpoint.model_type)
+    config = hf.AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=code, local_files_only=True)
+    choices = [
+        (hf.AutoModelForCausalLM, hf.MODEL_FOR_CAUSAL_LM_MAPPING),
+        (hf.AutoModelForImageTextToText, hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+        (hf.AutoModelForSeq2SeqLM, hf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
+        (hf.AutoModelForTokenClassification, hf.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
+        (hf.AutoModel, hf.MODEL_MAPPING),
+    ]
+    if code:
+        auto_map = checkpoint.config.get("auto_map", {})
+        for auto_class, _ in choices:
+            if auto_class.__name__ in auto_map:
+                return config, auto_class, True
+    fitting = [(auto_class, mapping[type(config)]) for auto_class, mapping in choices if type(config) in mapping]
+    if not fitting:
+        raise CheckpointError(
+            f"transformers has no language model for the model type {checkpoint.model_type!r} "
+            f"of {checkpoint.source}; moeprobe cannot load it."
+        )
+    for auto_class, made in fitting:
+        # Where there is a choice, the class that saved the weights: some types have a text-only one too.
+        classes = made if isinstance(made, tuple | list) else [made]
+        if checkpoint.architecture in [model_class.__name__ for model_class in classes]:
+            return config, auto_class, code
+    return config, fitting[0][0], code
+
+
+def _options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:
+    if dtype not in DTYPES:
+        raise OptionError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if device_map is not None:
+        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+            _check_device(device_map)
+        options["device_map"] = device_map
+    if experts is not None:
+        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+        known = ["eager", *sorted(ALL_EXPERTS_FUNCTIONS.keys())]
+        if experts not in known:
+            raise OptionError(f"Unknown experts implementation {experts!r}; choose one of {', '.join(known)}.")
+        options["experts_implementation"] = experts
+    return options
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise OptionError("The device map meta holds no weights; choose cpu, cuda:N or auto.")
+        torch.empty(1, device=device)
+    except OptionError:
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        choices = ", ".join([*DEVICE_MAPS, "cpu"])
+        raise OptionError(
+            f"The device map {name!r} is no device of this computer; choose one of {choices}, or cuda:0."
+        ) from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return any(name in _TOKENIZER_FILES or name.endswith(_TOKENIZER_SUFFIXES) for name in names)

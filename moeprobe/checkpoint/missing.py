@@ -1,0 +1,61 @@
+"""What the files could not fill: random numbers must never be judged as if they were the checkpoint's."""
+
+import re
+from collections.abc import Collection
+
+from torch import nn
+
+from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.errors import IncompleteError
+
+_SELECTION_BIAS = re.compile(r"(^|\.)(e_score_correction_bias|correction_bias|expert_bias)$")
+
+
+def check_shapes(checkpoint: Checkpoint, mismatched: Collection[tuple[str, tuple[int], tuple[int]]]) -> None:
+    """Refuse tensors ``(name, shape in the files, shape in the model)`` that the config does not agree with.
+
+    Raises:
+        IncompleteError: there is one.
+    """
+    if mismatched:
+        name, stored, expected = min(mismatched)
+        raise IncompleteError(
+            f"{name} of {checkpoint.source} is {list(stored)} in the files and {list(expected)} "
+            f"by config.json ({len(mismatched)} such tensors); the two belong to different models."
+        )
+
+
+def check_missing(
+    checkpoint: Checkpoint, model: nn.Module, missing: Collection[str], unexpected: Collection[str]
+) -> list[str]:
+    """Names of missing selection biases, which are zero in the model; any other missing tensor is refused.
+
+    Raises:
+        IncompleteError: tensors are missing; the message names the first few.
+    """
+    zeros = sorted(name for name in missing if _is_zero_bias(model, name))
+    lost = sorted(set(missing) - set(zeros))
+    if not lost:
+        return zeros
+    total = len(model.state_dict())
+    first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+    # Most of the model missing while the files hold other names: these are the weights of something else.
+    if unexpected and len(lost) > total / 2:
+        raise IncompleteError(
+            f"The weights of {checkpoint.source} are not those of a {type(model).__name__}: "
+            f"{len(lost)} of its {total} tensors are missing ({first}), {len(unexpected)} others are there "
+            f"({min(unexpected)}); check model_type and architectures in config.json."
+        )
+    raise IncompleteError(
+        f"{len(lost)} of {total} tensors are missing from the weights of {checkpoint.source}: {first}; "
+        f"get the checkpoint again (random numbers would stand in for them)."
+    )
+
+
+def _is_zero_bias(model: nn.Module, name: str) -> bool:
+    if _SELECTION_BIAS.search(name) is None:
+        return False
+    owner, _, attribute = name.rpartition(".")
+    bias = getattr(model.get_submodule(owner), attribute)
+    # On meta: offloaded, so its values cannot be looked at here.
+    return bias.ndim == 1 and (bias.is_meta or not bool(bias.any()))

@@ -1,0 +1,52 @@
+"""Provenance: which model was read, and with what."""
+
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+from torch import nn
+
+import moeprobe
+from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.findings.result import Environment, Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", routers: Sequence[nn.Module]) -> Model:
+    """Source, revision, dtype and size; ``checkpoint`` is None for a model that was given loaded."""
+    source = checkpoint.source if checkpoint else f"{type(model).__name__} in memory"
+    return Model(
+        source=source,
+        name=checkpoint.name if checkpoint else type(model).__name__,
+        revision=checkpoint.revision if checkpoint else None,
+        model_type=str(model.config.model_type),
+        architecture=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=sum(p.numel() for p in model.parameters()),
+        router_parameters=sum(p.numel() for router in routers for p in router.parameters()),
+        files=len(checkpoint.shards) if checkpoint else 0,
+        bytes=checkpoint.bytes if checkpoint else 0,
+    )
+
+
+def describe_environment(model: "PreTrainedModel", command: str, started: datetime, seconds: float) -> Environment:
+    """Versions, device, the experts implementation that ran, and the command."""
+    return Environment(
+        moeprobe=moeprobe.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        platform=f"{platform.system()} {platform.machine()}",
+        device=str(model.device),
+        experts_implementation=getattr(model.config, "_experts_implementation", None),
+        command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+    )

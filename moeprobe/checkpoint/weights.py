@@ -1,0 +1,148 @@
+"""Which files hold the weights, judged by their names and the index; every other format is refused here."""
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from moeprobe.checkpoint.headers import read_headers
+from moeprobe.errors import CheckpointError, IncompleteError, UnsafeError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OTHER = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
+_NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt"}
+# transformers prefers such files to all others in the folder, so their presence alone decides.
+_DISTRIBUTED = re.compile(r"(shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors|\.metadata|.*\.distcp)$")
+
+
+def check_names(names: Collection[str], source: str) -> None:
+    """Refuse a folder or repository for what its file names show, before anything is read or downloaded.
+
+    Raises:
+        IncompleteError: no config, no weights, or weights in a format other than safetensors.
+        UnsafeError: the weights are pickles only.
+    """
+    if any(_DISTRIBUTED.match(name) for name in names):
+        raise IncompleteError(
+            f"{source} is a distributed checkpoint (DCP); gather it and save it again with `save_pretrained`."
+        )
+    if "config.json" not in names:
+        raise _no_config(names, source)
+    if SINGLE in names or INDEX in names:
+        return
+    if any(name.endswith(".safetensors.index.json") for name in names):
+        return  # named by `transformers_weights` in the config, which is read later
+    stray = sorted(name for name in names if name.endswith(".safetensors"))
+    if "adapter_model.safetensors" in stray or "adapter_config.json" in names:
+        raise _adapter(source)
+    if stray:
+        raise IncompleteError(
+            f"{source} has safetensors files ({stray[0]}) but neither {SINGLE} nor {INDEX}, "
+            f"which says where each tensor is; get the index as well."
+        )
+    pickles = sorted(name for name in names if name.endswith(_PICKLE) and name not in _NOT_WEIGHTS)
+    if pickles:
+        raise UnsafeError(
+            f"{source} has pickle weights only ({pickles[0]}), which can run code when read; "
+            f"convert them where you trust them: transformers' `save_pretrained` writes safetensors."
+        )
+    for name in sorted(names):
+        if (label := _OTHER.get(Path(name).suffix)) is not None:
+            raise IncompleteError(
+                f"{source} has {label} weights only ({name}); moeprobe reads safetensors: "
+                f"use the original checkpoint, or convert it."
+            )
+    raise IncompleteError(f"{source} has no weights: expected {SINGLE}, or {INDEX} with its shards.")
+
+
+def find_shards(folder: Path, config: dict[str, Any], source: str) -> tuple[list[str], Path | None]:
+    """Names of the files that hold the weights, and the index that lists them (None: one file, no index).
+
+    Raises:
+        IncompleteError: the index is not valid, or names files outside of the folder.
+    """
+    named = config.get("transformers_weights")
+    if isinstance(named, str):
+        first = named
+    else:
+        first = SINGLE if (folder / SINGLE).is_file() or not (folder / INDEX).is_file() else INDEX
+    if Path(first).name != first or not first.endswith((".safetensors", ".safetensors.index.json")):
+        raise IncompleteError(
+            f"The config of {source} names {first!r} as its weights (transformers_weights), "
+            f"which is not a safetensors file in its folder."
+        )
+    if not first.endswith(".index.json"):
+        return [first], None
+    index = folder / first
+    if not index.is_file():
+        raise IncompleteError(f"The weight index {first} is missing from {source}; get it again.")
+    return sorted(set(_weight_map(index).values())), index
+
+
+def check_shards(folder: Path, names: list[str], index: Path | None) -> list[Path]:
+    """Paths of the shards, after every one was found whole and to hold the tensors that the index promises.
+
+    Raises:
+        IncompleteError: shards are missing, damaged, or lack a promised tensor.
+    """
+    shards = [folder / name for name in names]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise IncompleteError(
+            f"{len(missing)} of {len(shards)} weight files are missing from {folder}, "
+            f"the first is {missing[0]}; copy or download them again."
+        )
+    headers = read_headers(shards)
+    if not headers:
+        raise IncompleteError(f"The weight files in {folder} hold no tensors; get the checkpoint again.")
+    promised = {} if index is None else _weight_map(index)
+    lost = sorted(name for name in promised if name not in headers)
+    if lost:
+        raise IncompleteError(
+            f"The index {index} promises {len(lost)} tensors that no shard holds, the first is {lost[0]} "
+            f"in {promised[lost[0]]}; the shards belong to another save of the model."
+        )
+    return shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        table = json.loads(index.read_bytes())["weight_map"]
+        files = {str(name): str(file) for name, file in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if index.read_bytes().startswith(b"version https://git-lfs"):
+            raise IncompleteError(f"{index} is a git-lfs pointer; run `git lfs pull` in that folder.") from error
+        raise IncompleteError(f"The weight index {index} is not valid JSON with a weight_map; get it again.") from error
+    outside = sorted(file for file in set(files.values()) if Path(file).name != file)
+    if outside:
+        raise IncompleteError(f"The weight index {index} names a file outside of its folder: {outside[0]!r}.")
+    if not files:
+        raise IncompleteError(f"The weight index {index} lists no tensors; get it again.")
+    return files
+
+
+def _no_config(names: Collection[str], source: str) -> CheckpointError:
+    if "adapter_config.json" in names:
+        return _adapter(source)
+    gguf = sorted(name for name in names if name.endswith(".gguf"))
+    if gguf:
+        return IncompleteError(
+            f"{source} has GGUF weights only ({gguf[0]}); moeprobe reads safetensors: use the original checkpoint."
+        )
+    if not names:
+        return IncompleteError(f"{source} is empty; expected config.json and safetensors weights.")
+    return IncompleteError(
+        f"{source} has no config.json, so it is not a checkpoint in the Hugging Face layout; "
+        f"give the folder that `save_pretrained` wrote."
+    )
+
+
+def _adapter(source: str) -> IncompleteError:
+    return IncompleteError(
+        f"{source} is a PEFT adapter without its base model; merge it first "
+        f"(`merge_and_unload()`, then `save_pretrained`) and give the merged folder."
+    )

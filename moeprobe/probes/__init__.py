@@ -1,0 +1,1 @@
+"""Probes: from texts to batches of tokens in which every row knows its document and its source."""
