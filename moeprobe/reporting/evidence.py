@@ -1,0 +1,65 @@
+"""What each detector looked at, router by router, beside its limits and its verdicts."""
+
+from collections import Counter
+
+from moeprobe.findings.result import Result
+from moeprobe.reporting.depth import where
+from moeprobe.reporting.escape import code, inline, prose
+from moeprobe.reporting.quantities import EVIDENCE
+from moeprobe.reporting.sheets import sheet
+from moeprobe.reporting.tables import folded, joined, table
+from moeprobe.reporting.words import number
+
+
+def evidence(result: Result) -> str:
+    """Fold one table a detector; one that is not known here has verdicts and limits only."""
+    detectors = list(dict.fromkeys(check.detector for check in result.checks))
+    if not detectors:
+        return ""
+    return joined("## Evidence, detector by detector", *(_detector(result, name) for name in detectors))
+
+
+def _detector(result: Result, detector: str) -> str:
+    checks = [check for check in result.checks if check.detector == detector]
+    counts = Counter[str](check.verdict for check in checks)
+    told = ", ".join(f"{counts[verdict]} {word}" for verdict, word in _VERDICTS.items() if counts[verdict])
+    limits = result.limits.get(detector, {})
+    bars = ", ".join(f"{code(name)} {number(value, 4)}" for name, value in limits.items())
+    verdicts = {check.router or "": {"verdict": str(check.verdict)} for check in checks}
+    body = joined(
+        f"Limits: {bars}." if bars else "",
+        sheet(result.evidence.routers, EVIDENCE.get(detector, ()), verdicts),
+    )
+    return folded(f"{detector}: {told}", body) or f"{inline(detector)}: {told}"
+
+
+_VERDICTS = {"finding": "with a finding", "clean": "clean", "skipped": "skipped", "failed": "failed to run"}
+
+
+def unchecked(result: Result) -> str:
+    """Tell what was not checked, and why: skipped and failed checks by reason, then the rest."""
+    layers = {one.router.path: one.router.layer for one in result.evidence.routers}
+    groups: dict[tuple[str, str, str], list[tuple[int | None, str | None]]] = {}
+    for check in sorted(result.checks, key=lambda check: check.verdict):  # failed before skipped
+        if check.verdict in ("failed", "skipped"):
+            key = (check.detector, check.verdict, check.reason)
+            groups.setdefault(key, []).append((layers.get(check.router or ""), check.router))
+    rows = [
+        {
+            "detector": inline(detector),
+            "where": where(places),
+            "verdict": verdict,
+            "why": prose(reason) or "no reason given",
+        }
+        for (detector, verdict, reason), places in groups.items()
+    ]
+    rest = "\n".join(f"- {prose(one.what)}: {prose(one.why)}" for one in result.not_checked)
+    unverified = [one.router for one in result.evidence.routers if not one.router.verified and one.router.reason]
+    doubts = "\n".join(f"- {code(one.path)} was not verified: {prose(one.reason)}" for one in unverified)
+    return joined(
+        "## What was not checked",
+        table(rows),
+        rest,
+        doubts,
+        "" if rows or rest or doubts else "Nothing was left out.",
+    )

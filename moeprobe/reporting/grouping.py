@@ -1,0 +1,90 @@
+"""Findings grouped for a reader: one fault on many layers is one group, what follows from it below."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from moeprobe.findings.finding import SEVERITIES, Finding, Severity
+from moeprobe.findings.result import Result
+
+
+@dataclass(frozen=True)
+class Group:
+    """Findings of one detector with one cause, in order of layers, and the groups that follow from them."""
+
+    findings: tuple[Finding, ...]
+    consequences: tuple["Group", ...] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """The worst among the findings."""
+        return min((finding.severity for finding in self.findings), key=SEVERITIES.index)
+
+    @property
+    def worst(self) -> Finding:
+        """Of the findings with the worst severity the one farthest beyond its limit."""
+        return max((one for one in self.findings if one.severity == self.severity), key=_excess)
+
+    @property
+    def title(self) -> str:
+        """Name and code of the detector."""
+        return f"{self.worst.detector} ({self.worst.code})"
+
+    @property
+    def places(self) -> list[tuple[int | None, str | None]]:
+        """Layer and router of each finding."""
+        return [(finding.layer, finding.router) for finding in self.findings]
+
+
+def problems(result: Result) -> list[Group]:
+    """Errors and warnings worst first; findings that follow from another router's hang below its group."""
+    homes = _homes(result.findings)
+    roots = _grouped(
+        one for one, home in zip(result.findings, homes, strict=True) if home is None and one.severity != "info"
+    )
+    first = {one.router: place for place, group in reversed(list(enumerate(roots))) for one in group.findings}
+    below: dict[int, list[Finding]] = defaultdict(list)
+    for finding, home in zip(result.findings, homes, strict=True):
+        if home is not None:
+            below[first[home]].append(finding)
+    return [Group(group.findings, tuple(_grouped(below[place]))) for place, group in enumerate(roots)]
+
+
+def notes(result: Result) -> list[Group]:
+    """Infos that stand for themselves."""
+    homes = _homes(result.findings)
+    return _grouped(
+        one for one, home in zip(result.findings, homes, strict=True) if home is None and one.severity == "info"
+    )
+
+
+def _homes(findings: list[Finding]) -> list[str | None]:
+    """Find the router of the problem at the start of each finding's chain, None where it is the start."""
+    starts = {one.router for one in findings if one.follows is None and one.severity != "info"}
+    chain = {one.router: one.follows for one in reversed(findings) if one.follows is not None}
+    homes: list[str | None] = []
+    for finding in findings:
+        router, seen = finding.follows, set[str]()
+        while router is not None and router not in starts and router not in seen:
+            seen.add(router)
+            router = chain.get(router)
+        homes.append(router if router in starts else None)
+    return homes
+
+
+def _grouped(findings: Iterable[Finding]) -> list[Group]:
+    groups: dict[tuple[bool, str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.severity == "info", finding.detector, finding.cause].append(finding)
+    made = [Group(tuple(sorted(one, key=lambda f: (f.layer is None, f.layer or 0)))) for one in groups.values()]
+    return sorted(made, key=lambda group: SEVERITIES.index(group.severity))
+
+
+def _excess(finding: Finding) -> float:
+    """How far beyond the limit, as the size of a logarithm; an exact fault counts as infinitely far."""
+    if finding.measured is None or finding.limit is None or not math.isfinite(finding.measured):
+        return math.inf
+    if finding.measured * finding.limit <= 0:
+        return abs(finding.measured - finding.limit)
+    return abs(math.log(finding.measured / finding.limit))

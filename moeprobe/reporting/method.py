@@ -1,0 +1,60 @@
+"""How it was measured: texts, precision, versions, recipe, and the command to repeat it."""
+
+import json
+
+import yaml
+
+from moeprobe.findings.evidence import Probe
+from moeprobe.findings.result import Result
+from moeprobe.reporting.escape import code, fence, inline
+from moeprobe.reporting.tables import folded, joined, table
+from moeprobe.reporting.words import MISSING, number, plural
+
+_VERSIONS = ("moeprobe", "transformers", "torch", "python")
+
+
+def method(result: Result) -> str:
+    """Tables of what ran and on what, the command, and the recipe folded."""
+    ran, model = result.environment, result.model
+    facts = {
+        "model": code(model.source),
+        "revision": code(model.revision) if model.revision else "not known",
+        "dtype": inline(model.dtype),
+        "device": inline(ran.device),
+        "experts": inline(ran.experts_implementation) if ran.experts_implementation else MISSING,
+        "versions": inline(", ".join(f"{name} {getattr(ran, name)}" for name in _VERSIONS)),
+        "platform": inline(ran.platform),
+        "started": f"{inline(ran.started)}, took {number(ran.seconds)} s",
+    }
+    probe = result.evidence.probe
+    recipe = json.loads(result.model_dump_json(include={"recipe"}))["recipe"]
+    return joined(
+        "## How it was measured",
+        table([{"": name, "this run": text} for name, text in facts.items()]),
+        _texts(probe) if probe else "No texts were read: nothing ran through the model.",
+        _loss(result),
+        joined("To repeat it:", fence(ran.command, "console")),
+        folded("Recipe", fence(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml")),
+    )
+
+
+def _texts(probe: Probe) -> str:
+    cut = f"; {plural(probe.truncated, 'document')} cut at {number(probe.max_length)} tokens" if probe.truncated else ""
+    rows = [
+        {
+            "source": inline(source),
+            "documents": number(count),
+            "tokens": number(probe.tokens_by_source.get(source)),
+        }
+        for source, count in probe.sources.items()
+    ]
+    total = f"{plural(probe.documents, 'document')} and {plural(probe.tokens, 'token')}"
+    return joined(f"Texts: {code(probe.name)}, {total} from {plural(len(rows), 'source')}{cut}.", table(rows))
+
+
+def _loss(result: Result) -> str:
+    measured = result.evidence.experiments
+    if measured is None or measured.loss is None:
+        return "The loss was not measured."
+    tokens = plural(measured.loss_tokens, "token")
+    return f"Loss on these texts: {number(measured.loss, 4)} nats per token over {tokens}."

@@ -1,0 +1,116 @@
+"""The numbers that reports show, by name, and which of them each detector looks at.
+
+A new detector gets its evidence table by one line in ``EVIDENCE``.
+"""
+
+from statistics import median
+
+from moeprobe.reporting.readers import (
+    Quantity,
+    at,
+    evenness,
+    interquartile,
+    largest_bound,
+    of_bias,
+    of_load,
+    of_rows,
+    of_share,
+    spread,
+)
+
+_A = "activations."
+_LOGITS, _CHOICE = f"{_A}logits.", f"{_A}selection."
+_SIZE, _SUMS, _TABLE = f"{_A}magnitudes.", f"{_A}weights.", "weights.hash_table."
+
+QUANTITIES: dict[str, Quantity] = {
+    "kind": Quantity("kind", at("router.kind")),
+    "score": Quantity("score function", at("router.score_function")),
+    "factor": Quantity("factor", at("router.scaling_factor")),
+    "gate_dtype": Quantity("gate dtype", at("weights.dtype")),
+    "zero_rows": Quantity("zero rows", at("weights.zero_rows")),
+    "identical_rows": Quantity("identical row pairs", at("weights.identical_rows")),
+    "nonfinite_rows": Quantity("non-finite rows", at("weights.nonfinite_rows")),
+    "row_norm_min": Quantity("smallest row norm", of_rows(min)),
+    "row_norm_median": Quantity("median row norm", of_rows(median)),
+    "row_norm_max": Quantity("largest row norm", of_rows(max)),
+    "logit_bound": Quantity("largest possible logit", largest_bound),
+    "table_rows": Quantity("table rows", at(f"{_TABLE}rows")),
+    "table_outside": Quantity("ids out of range", at(f"{_TABLE}out_of_range")),
+    "table_repeats": Quantity("rows with repeats", at(f"{_TABLE}rows_with_repeats")),
+    "table_unreachable": Quantity("experts unreachable", at(f"{_TABLE}unreachable")),
+    "hash_mismatches": Quantity("choices off the table", at(f"{_A}hash_use.mismatches")),
+    "tokens": Quantity("tokens", at(f"{_A}tokens")),
+    "documents": Quantity("documents", at(f"{_A}documents")),
+    "distinct_ids": Quantity("token ids", at(f"{_A}distinct_ids")),
+    "std": Quantity("logit std, median", at(f"{_LOGITS}std.p50")),
+    "std_spread": Quantity("logit std (5 to 95 %)", spread(f"{_LOGITS}std")),
+    "logit_mean": Quantity("mean logit", at(f"{_LOGITS}mean")),
+    "logit_min": Quantity("smallest logit", at(f"{_LOGITS}smallest.value")),
+    "logit_max": Quantity("largest logit", at(f"{_LOGITS}largest.value")),
+    "logit_nonfinite": Quantity("non-finite logits", at(f"{_LOGITS}nonfinite")),
+    "token_share": Quantity("variance from the token", at(f"{_LOGITS}token_share")),
+    "rounding": Quantity("signal to rounding", at(f"{_LOGITS}signal_to_rounding")),
+    "below_naive": Quantity("chosen below -16.64", at(f"{_LOGITS}selected_below_naive")),
+    "below_clamp": Quantity("chosen below -13.82", at(f"{_LOGITS}selected_below_clamp")),
+    "margin": Quantity("margin, median", at(f"{_CHOICE}margin.p50")),
+    "margin_spread": Quantity("margin (5 to 95 %)", spread(f"{_CHOICE}margin")),
+    "ties": Quantity("ties", at(f"{_CHOICE}ties")),
+    "modal": Quantity("modal set", at(f"{_CHOICE}modal")),
+    "bias_only": Quantity("set is the bias's own", at(f"{_CHOICE}bias_only")),
+    "flips_noise": Quantity("flips under noise", at(f"{_CHOICE}flips_noise")),
+    "flips_float32": Quantity("flips in float32", at(f"{_CHOICE}flips_float32")),
+    "weight_sum": Quantity("weight sum, median", at(f"{_SUMS}sum.p50")),
+    "weight_sum_min": Quantity("smallest weight sum", at(f"{_SUMS}smallest_sum")),
+    "weight_sum_max": Quantity("largest weight sum", at(f"{_SUMS}largest_sum")),
+    "promise_min": Quantity("sum / promised, least", at(f"{_SUMS}promise_smallest"), digits=5),
+    "promise_max": Quantity("sum / promised, most", at(f"{_SUMS}promise_largest"), digits=5),
+    "broken": Quantity("broken promises", at(f"{_SUMS}broken_promises")),
+    "weights_nonfinite": Quantity("non-finite weights", at(f"{_SUMS}nonfinite")),
+    "chosen_min": Quantity("smallest chosen score", at(f"{_SUMS}smallest_chosen_score")),
+    "shared": Quantity("routed / shared", at(f"{_SIZE}routed_to_shared.p50")),
+    "residual": Quantity("routed / residual", at(f"{_SIZE}routed_to_residual.p50")),
+    "shared_spread": Quantity("routed / shared (5 to 95 %)", spread(f"{_SIZE}routed_to_shared")),
+    "residual_spread": Quantity("routed / residual (5 to 95 %)", spread(f"{_SIZE}routed_to_residual")),
+    "routed_nonfinite": Quantity("non-finite outputs", at(f"{_SIZE}routed_nonfinite")),
+    "routed_zero": Quantity("zero outputs", at(f"{_SIZE}routed_zero")),
+    "input_rms": Quantity("input RMS", at(f"{_SIZE}input_rms")),
+    "routed_rms": Quantity("routed RMS", at(f"{_SIZE}routed_rms")),
+    "input_spread": Quantity("input spread over tokens", at(f"{_SIZE}input_token_spread")),
+    "load_min": Quantity("least used, fair shares", of_share(min)),
+    "load_max": Quantity("most used, fair shares", of_share(max)),
+    "unseen": Quantity("experts not seen", of_load(lambda counts: counts.count(0) if sum(counts) else None)),
+    "evenness": Quantity("evenness of load", of_load(evenness)),
+    "max_vio": Quantity("MaxVio", at(f"{_A}load.max_vio.value")),
+    "max_vio_floor": Quantity("sampling floor", at(f"{_A}load.max_vio_floor")),
+    "max_vio_unbiased": Quantity("MaxVio without bias", at(f"{_A}load.unbiased_max_vio.value")),
+    "bias_dtype": Quantity("bias dtype", at("router.selection_bias.dtype")),
+    "bias_stored": Quantity("stored as", at("router.selection_bias.stored_dtype")),
+    "bias_offset": Quantity("bias offset (median)", of_bias(median)),
+    "bias_spread": Quantity("bias, max - min", of_bias(lambda bias: max(bias) - min(bias))),
+    "bias_iqr": Quantity("bias, interquartile", of_bias(interquartile)),
+    "balance_law": Quantity("balance law, correlation", at(f"{_A}balance_law.correlation")),
+    "balance_slope": Quantity("balance law, slope", at(f"{_A}balance_law.slope")),
+    "information": Quantity("information from the id", at(f"{_A}token_ids.information")),
+    "information_null": Quantity("shuffled", at(f"{_A}token_ids.shuffled")),
+}
+
+EVIDENCE: dict[str, tuple[str, ...]] = {
+    "flat-scores": (
+        "std", "ties", "rounding", "modal", "token_share", "input_spread",
+        "zero_rows", "identical_rows", "nonfinite_rows",
+    ),
+    "bias-runaway": (
+        "bias_dtype", "bias_stored", "bias_offset", "bias_spread", "bias_iqr", "bias_only",
+        "max_vio", "max_vio_unbiased", "balance_law",
+    ),
+    "sqrt-nan": (
+        "score", "logit_min", "logit_max", "logit_bound", "promise_min", "promise_max", "broken",
+        "logit_nonfinite", "weights_nonfinite", "routed_nonfinite",
+    ),
+    "scale-mismatch": ("factor", "weight_sum", "promise_min", "promise_max", "shared", "residual"),
+    "hash-boundary": (
+        "kind", "table_outside", "table_repeats", "table_unreachable", "hash_mismatches",
+        "flips_noise", "margin", "std", "residual", "input_rms", "routed_rms",
+    ),
+}  # fmt: skip
+"""Which numbers each detector looks at, in the order of its table."""

@@ -1,0 +1,55 @@
+"""The facts of the routers as rows of a table; neighbours that agree share one."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from moeprobe.findings.router import Router
+from moeprobe.reporting.depth import where
+from moeprobe.reporting.escape import code, inline
+from moeprobe.reporting.tables import used_columns
+from moeprobe.reporting.words import MISSING, number
+
+Writer = Callable[[str], str]
+
+
+def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = inline) -> list[dict[str, str]]:
+    """One row a run of equal neighbours: what was measured, beside it the config where it says otherwise.
+
+    ``name`` and ``word`` write names and words from outside; for Markdown unless told.
+    """
+    rows = []
+    for facts, alike in groupby(routers, key=lambda router: _facts(router, word)):
+        together = where(((router.layer, router.path) for router in alike), name)
+        rows.append({"layers": together.removeprefix("layers ").removeprefix("layer ")} | dict(facts))
+    return used_columns(rows)
+
+
+def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
+    declared, bias, groups = router.declared, router.selection_bias, router.groups
+    spare = router.score_columns - router.experts
+    chosen = f"{router.top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
+    shared = "gated" if router.shared_gate else "yes"
+    return (
+        ("chosen", f"by table, {chosen}" if router.kind == "hash" else f"top {chosen}"),
+        ("groups", f"best {groups.kept} of {groups.count}" if groups else MISSING),
+        ("score function", _against(router.score_function, declared.score_function, word)),
+        ("renormalised", _against(router.renormalised, declared.renormalised, word)),
+        ("factor", _against(router.scaling_factor, declared.scaling_factor, word)),
+        ("factor on the output", number(router.output_factor)),
+        ("selection bias", word(bias.dtype) if bias else _against(None, declared.selection_bias, word)),
+        ("logit bias", word(router.logit_bias.dtype) if router.logit_bias else MISSING),
+        ("shared experts", shared if router.shared_experts else MISSING),
+        ("not verified", MISSING if router.verified else "yes"),
+    )
+
+
+def _against(measured: float | str | bool | None, declared: float | str | bool | None, word: Writer) -> str:
+    """Tell what was measured, and what the config declares where that is something else."""
+    text = word(measured) if isinstance(measured, str) else number(measured)
+    if declared is None or declared == measured or (measured is None and declared is False):
+        return text
+    fitted = isinstance(measured, float) and isinstance(declared, float | int)
+    if fitted and math.isclose(float(measured or 0), float(declared or 0), rel_tol=1e-2):
+        return text
+    return f"{text} (declared: {word(declared) if isinstance(declared, str) else number(declared)})"
