@@ -29,9 +29,14 @@ class ProbeRecipe(_Part):
 
 
 class ScaleRecipe(_Part):
-    """The loss test of the routed branch's size. ``max_tokens`` 0 leaves it out."""
+    """The loss test of the routed branch's size. ``max_tokens`` 0 leaves it out.
 
-    max_tokens: int = Field(default=6_144, ge=0)
+    At most ``max_length`` tokens of a document are read; ``flagged_layers`` is the number of single layers that
+    are tested where the size stands out.
+    """
+
+    max_tokens: int = Field(default=8_192, ge=0)
+    max_length: int = Field(default=256, ge=2)
     flagged_layers: int = Field(default=4, ge=0)
 
 

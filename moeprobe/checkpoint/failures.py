@@ -38,7 +38,7 @@ def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> Che
     if _is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
-            f"try --dtype bfloat16, --device-map auto, or --weights-only."
+            f"try --dtype bfloat16 or --device-map auto."
         )
     unmade = _CONVERSION.findall("\n".join(said))
     if unmade:

@@ -36,7 +36,7 @@ def run_experiments(
     """
     if not recipe.max_tokens:
         return Experiments()
-    subset = batches.take(recipe.max_tokens)
+    subset = batches.take(recipe.max_tokens, recipe.max_length)
     sources = [document.source for document in subset.documents]
     baseline = document_losses(model, subset.batches, len(sources), tick)
     if not torch.isfinite(baseline.nats).all():

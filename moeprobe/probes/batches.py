@@ -83,13 +83,15 @@ class Batches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def take(self, max_tokens: int) -> "Batches":
+    def take(self, max_tokens: int, max_length: int) -> "Batches":
         """The first documents, again in turn from every source, up to ``max_tokens`` counted tokens.
 
-        Document indices mean the same documents as here.
+        At most ``max_length`` of each: many short documents tell more than few long ones, since documents are
+        the clusters of every interval. Document indices mean the same documents as here.
         """
-        recipe = self.recipe.model_copy(update={"max_tokens": max_tokens})
-        return _pack(zip(self.documents, self._rows, strict=True), recipe, self._pad, self.duplicates)
+        recipe = self.recipe.model_copy(update={"max_tokens": max_tokens, "max_length": max_length})
+        rows = (row.first(max_length) for row in self._rows)
+        return _pack(zip(self.documents, rows, strict=False), recipe, self._pad, self.duplicates)
 
     def facts(self, name: str) -> Probe:
         """What was read, for the result."""

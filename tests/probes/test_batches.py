@@ -100,15 +100,15 @@ def test_never_more_tokens_than_asked(tokenizer: Any, limit: int) -> None:
 def test_take_is_the_start_of_the_same(tokenizer: Any) -> None:
     documents = [*texts(20, 30, 25), *texts(40, 10, source="b")]
     made = make_batches(documents, tokenizer, recipe())
-    few = made.take(70)
+    few = made.take(70, 512)
     assert few.tokens == counted_in(few) == 70
     assert few.documents == made.documents[:3]
     assert few.tokens_by_source == {"a": 30, "b": 40}
     assert few.truncated == 1
-    everything = made.take(10**6)
+    everything = made.take(10**6, 512)
     assert everything.documents == made.documents
     assert all(torch.equal(one.input_ids, other.input_ids) for one, other in zip(everything, made, strict=True))
-    assert len(made.take(0)) == 0
+    assert len(made.take(0, 512)) == 0
 
 
 def test_the_same_twice(tokenizer: Any) -> None:
@@ -127,7 +127,7 @@ def test_duplicates_are_dropped_and_counted(tokenizer: Any) -> None:
     made = make_batches(documents, tokenizer, recipe())
     assert [document.name for document in made.documents] == ["1", "3"]
     assert made.duplicates == 1
-    assert made.take(5).duplicates == 1
+    assert made.take(5, 512).duplicates == 1
 
 
 def test_facts(tokenizer: Any) -> None:

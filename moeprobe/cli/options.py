@@ -1,0 +1,71 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from moeprobe.errors import OptionError
+
+_Command = Callable[..., Any]
+
+
+def loading_options(command: _Command) -> _Command:
+    """How the checkpoint is found and loaded, as in transformers."""
+    for option in reversed(
+        [
+            click.option("--revision", help="Branch, tag or commit of a hub checkpoint."),
+            click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
+            click.option("--device-map", help="As in transformers: auto, cpu, cuda:0 ..."),
+            click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
+            click.option(
+                "--trust-remote-code",
+                is_flag=True,
+                help="DANGEROUS: run Python code that comes with the checkpoint.",
+            ),
+            click.option("--quiet", "-q", is_flag=True, help="No progress bars."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def analysis_options(command: _Command) -> _Command:
+    """What is run: recipe, texts, detectors, limits."""
+    for option in reversed(
+        [
+            click.option("--recipe", default="full", show_default=True, help="Name of a recipe, or a YAML file."),
+            click.option("--probe", help="Your own texts: a text file, a folder, JSONL, or hub:org/name."),
+            click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read."),
+            click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
+            click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
+            click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def split(values: tuple[str, ...]) -> list[str]:
+    """``("a,b", "c")`` as ``["a", "b", "c"]``."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def parse_limits(values: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """``flat-scores.std_error=0.02`` as nested dictionaries.
+
+    Raises:
+        OptionError: it is not of that form.
+
+    """
+    limits: dict[str, dict[str, float]] = {}
+    for value in values:
+        key, equals, number = value.partition("=")
+        detector, dot, name = key.strip().rpartition(".")
+        try:
+            if not (equals and dot and detector and name):
+                raise ValueError(value)
+            limits.setdefault(detector, {})[name] = float(number)
+        except ValueError as error:
+            raise OptionError(f"--limit {value!r} must look like flat-scores.std_error=0.02.") from error
+    return limits

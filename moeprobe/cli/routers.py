@@ -1,0 +1,28 @@
+"""``moeprobe routers MODEL``: the facts of every router."""
+
+import sys
+from typing import Any
+
+import click
+
+from moeprobe.cli.options import loading_options
+
+
+@click.command("routers")
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Every fact, as JSON lines.")
+@loading_options
+def command(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Print the facts of every router of MODEL: measured from config and weights, without any text.
+
+    Each router is run on its own on random input, and the rule that it follows is fitted to what it returns.
+    """
+    from moeprobe.pipeline import routers
+    from moeprobe.reporting.terminal import router_table
+
+    found = routers(model, progress=not quiet and sys.stderr.isatty(), **options)
+    if as_json:
+        for router in found:
+            click.echo(router.model_dump_json())
+    else:
+        click.echo(router_table(found))

@@ -1,0 +1,1 @@
+"""The bundled checkpoint, and the faults that can be planted in a copy of it."""
