@@ -6,7 +6,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-_COMMON = {"vocab_size": 120, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 256}
+_COMMON = {"vocab_size": 2048, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 256}
 _MLA = {
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     "num_key_value_heads": 4, "intermediate_size": 32, "moe_intermediate_size": 16, "first_k_dense_replace": 1,

@@ -14,6 +14,6 @@ def command(detector: str | None) -> None:
 
     if detector is None:
         for known in DETECTORS:
-            click.echo(f"{known.code}  {known.name:18} {known.summary}")
+            click.echo(explain(known.name).splitlines()[0])
     else:
         click.echo(explain(detector))

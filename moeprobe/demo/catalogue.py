@@ -13,5 +13,5 @@ FAULTS = {
 
 
 def checkpoint_folder() -> Path:
-    """Folder of the bundled checkpoint: a tiny DeepSeek-V4, trained by scripts/train_checkpoints.py."""
+    """Folder of the bundled checkpoint: a tiny DeepSeek-V4, trained by scripts/training/train_checkpoints.py."""
     return Path(__file__).parent / "tiny-deepseek-v4"

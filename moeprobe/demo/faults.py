@@ -36,7 +36,7 @@ def plant(fault: str, source: Path, target: Path, layer: int | None = None) -> s
     tokenizer = load_tokenizer(checkpoint)
     text = next(d.text for d in load_documents("builtin"))
     with moeprobe.record(model, keep_inputs=True) as recording, torch.no_grad():
-        model(input_ids=torch.tensor([tokenizer(text)["input_ids"][:512]]), use_cache=False)
+        model(input_ids=torch.tensor([tokenizer(text, truncation=True, max_length=512)["input_ids"]]), use_cache=False)
     fits = [r for r in recording.records if _fits(fault, r.gate) and layer in (None, r.router.layer)]
     if not fits:
         raise OptionError(f"No router of {source} that the fault {fault} fits.")

@@ -1,5 +1,6 @@
 """Writing a report: the numbers first, then what is made from them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from moeprobe.findings.result import Result, write_text
@@ -8,8 +9,19 @@ from moeprobe.reporting.markdown import render
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder of a report and try it before hours of work; OutputError where that fails."""
-    write_text(folder / ".moeprobe", "").unlink(missing_ok=True)
+    """Try the folder of a report before hours of work, and leave no trace of the trial.
+
+    Raises:
+        OutputError: the folder cannot be made, or nothing can be written into it.
+
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        write_text(folder / ".moeprobe", "").unlink(missing_ok=True)
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def write_report(result: Result, folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Detectors: pure functions of Evidence. One file per detector, its docstring is its documentation."""

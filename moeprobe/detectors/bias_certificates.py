@@ -1,0 +1,112 @@
+"""Which experts the selection bias alone settles, whatever the token: exact, by bounds on the scores.
+
+With every score between ``low`` and ``high``, expert e can never be chosen if k others surely outscore
+it, and always is if fewer than k others can reach it. No statistics are involved; a brute-force search
+over scores finds no counterexample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeprobe.detectors.scores import score_function, sqrt_softplus
+from moeprobe.findings.evidence import RouterEvidence
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Experts never and always chosen; ``observed`` if that rests on the scores seen on the probe."""
+
+    never: list[int]
+    always: list[int]
+    observed: bool
+
+
+def settle(evidence: RouterEvidence, min_tokens: int) -> Settled | None:
+    """Return what the bias settles, or None where no bound on the scores is known.
+
+    A bound from the weights (or the range of the function) is tried first; where it settles nothing, the
+    range of the scores that at least ``min_tokens`` tokens of the probe showed.
+    """
+    router = evidence.router
+    bias = router.selection_bias
+    # With masked groups filled by 0 instead of -inf, a negative biased score loses to a masked one.
+    if bias is None or (router.groups and router.groups.fill == "0" and min(bias.values) < 0):
+        return None
+    proved = None
+    if (bounds := _score_bounds(evidence)) is not None:
+        proved = Settled(*_never_and_always(evidence, *bounds), observed=False)
+        if proved.never or proved.always:
+            return proved
+    if (bounds := _observed_bounds(evidence, min_tokens)) is not None:
+        return Settled(*_never_and_always(evidence, *bounds), observed=True)
+    return proved
+
+
+def contradicted(evidence: RouterEvidence, settled: Settled) -> list[int]:
+    """Experts whose load on the probe belies the certificate: the selection rule is then not as read."""
+    shown = evidence.activations
+    if shown is None or not evidence.router.verified:
+        return []
+    counts = shown.load.counts
+    surely = [e for e in settled.always if e < len(counts) and counts[e] < shown.tokens * 0.99]
+    never = [e for e in settled.never if e < len(counts) and counts[e] > shown.tokens * 0.01]
+    return sorted(surely + never)
+
+
+def left_out_groups_win(evidence: RouterEvidence) -> bool:
+    """Whether masked groups, filled by 0, beat every kept expert because all biased scores are negative."""
+    router, bounds = evidence.router, _score_bounds(evidence)
+    if router.groups is None or router.selection_bias is None or router.groups.fill == "-inf" or bounds is None:
+        return False
+    bias = router.selection_bias.values
+    left_out = len(bias) // router.groups.count * (router.groups.count - router.groups.kept)
+    return left_out >= router.top_k and all(b + high < 0 for b, high in zip(bias, bounds[1], strict=True))
+
+
+def _score_bounds(evidence: RouterEvidence) -> tuple[list[float], list[float]] | None:
+    """Lowest and highest score of every expert for any input."""
+    bias = evidence.router.selection_bias
+    columns = len(bias.values) if bias else 0
+    function = score_function(evidence)
+    if function in ("sigmoid", "softmax"):
+        return [0.0] * columns, [1.0] * columns
+    logits = evidence.weights.logit_bound if evidence.weights else None
+    if function == "sqrtsoftplus" and logits and len(logits) == columns:
+        return [0.0] * columns, [sqrt_softplus(bound) for bound in logits]
+    return None
+
+
+def _observed_bounds(evidence: RouterEvidence, min_tokens: int) -> tuple[list[float], list[float]] | None:
+    """Lowest and highest score seen on the probe, the same for every expert."""
+    bias, shown = evidence.router.selection_bias, evidence.activations
+    if shown is None or shown.tokens < min_tokens or not evidence.router.verified:
+        return None
+    logits = shown.logits
+    if bias is None or logits is None or logits.smallest is None or logits.largest is None or logits.nonfinite:
+        return None
+    if score_function(evidence) != "sqrtsoftplus":
+        return None
+    columns = len(bias.values)
+    low, high = sqrt_softplus(logits.smallest.value), sqrt_softplus(logits.largest.value)
+    return [low] * columns, [high] * columns
+
+
+def _never_and_always(
+    evidence: RouterEvidence, low: Sequence[float], high: Sequence[float]
+) -> tuple[list[int], list[int]]:
+    router = evidence.router
+    bias = np.asarray(router.selection_bias.values if router.selection_bias else [])
+    least, most = bias + np.asarray(low), bias + np.asarray(high)
+    columns = np.arange(len(bias))
+    group = columns // (len(bias) // router.groups.count) if router.groups else np.zeros_like(columns)
+    rivals = (group[:, None] == group[None, :]) & (columns[:, None] != columns[None, :])
+    surely_ahead = (rivals & (least[None, :] > most[:, None])).sum(axis=1)
+    within_reach = (rivals & (most[None, :] >= least[:, None])).sum(axis=1)
+    never = columns[surely_ahead >= router.top_k].tolist()
+    # A favourite may still be lost with its whole group, so groups allow no such certificate; and where every
+    # column is chosen, being chosen says nothing.
+    if router.groups or router.top_k >= len(bias):
+        return never, []
+    return never, columns[within_reach < router.top_k].tolist()

@@ -1,0 +1,294 @@
+"""MP201 bias-runaway: the selection bias decides instead of the token.
+
+## What it finds
+
+A selection bias (the `e_score_correction_bias` of routers that balance without an auxiliary loss) that is
+not finite, was rounded to 16 bits, was lost, or is so uneven that it settles the choice whatever the
+token is.
+
+## Why it matters
+
+The bias is meant to nudge loads. When it outweighs the scores, tokens no longer reach the experts that
+were trained on them; when it is lost or rounded, the balance that the model was trained with is gone. The
+loss hardly shows either: in a small model a lost bias cost 0.04 nats and a runaway expert 0.016.
+
+## How it is measured
+
+Only differences between biases count: the top-k does not see a common offset, which is large in healthy
+models (about 5 in DeepSeek-V3, 10 to 34 in GLM-5.1). From the weights: non-finite values; the rounding
+step of a 16-bit dtype at the quartiles of the bias against their distance; a constant bias; and two exact
+certificates. With scores between 0 and 1, an expert can never be chosen if k others (of its group) have a
+bias larger by more than 1, and always is if fewer than k others come within 1 of it. Square-root-softplus
+scores are bounded by what the weights can reach, else by what the probe showed. From the probe: the share
+of tokens whose experts are the top-k of the bias alone, and the imbalance with the bias against that
+without it. The load must agree with a certificate, otherwise the check has failed.
+
+## Limits
+
+- `bias_only_error` (0.9), `bias_only_warning` (0.5): share of tokens whose experts the bias alone gives.
+- `rounding_share` (0.25): rounding step over the interquartile range of a 16-bit bias.
+- `imbalance_ratio` (1.5): MaxVio with the bias over MaxVio without it, if their intervals are disjoint.
+- `offset_ratio` (3): common offset over interquartile range from which the offset is mentioned (info; a
+  warning where the bias is held or used in 16 bits).
+- `min_tokens` (1000): tokens before activations are judged.
+- `min_sources` (5): sources of text before the imbalance is judged, since one domain is uneven by nature.
+
+## Known false alarms
+
+A model that never trained its bias (a fresh initialisation, or a family where the bias is optional) has a
+constant one. Text that is foreign to the model can make the trained bias look harmful, which is why the
+imbalance is never an error. Zero and skip experts are biased by design and are exempt.
+
+## What to do
+
+Restore the bias from the base checkpoint in float32; upcasting a rounded bias restores nothing. A lost
+bias can be recalibrated without gradients on a balanced mixture, b += u * (sign(mean load - load) - its
+mean) with a falling u. Do not clamp it to a fixed range: that destroys healthy models with an offset.
+
+## References
+
+Loss-free balancing (arXiv 2408.15664); DeepSeek-V3 (arXiv 2412.19437); transformers pull request 42580
+(bias cast to bfloat16); Megatron-Bridge issue 4199 (bias lost in conversion).
+"""
+
+import math
+
+import numpy as np
+from pydantic import Field
+
+from moeprobe.detectors.bias_certificates import Settled, contradicted, left_out_groups_win, settle
+from moeprobe.detectors.case import Case, Limits
+from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.precision import is_16bit, step
+from moeprobe.detectors.wording import listed, number, percent
+from moeprobe.findings.evidence import Activations, Evidence, RouterEvidence
+from moeprobe.findings.finding import Severity
+from moeprobe.findings.router import Bias
+
+NONFINITE = "the selection bias is not finite"
+STORED_ROUNDED = "the selection bias was rounded to 16 bits in the file"
+LOADED_ROUNDED = "the selection bias was rounded to 16 bits when it was loaded"
+CONSTANT = "the selection bias was lost"
+CONSTANT_HERE = "the selection bias was lost in this layer"
+SETTLED = "the selection bias outweighs any score"
+SETTLED_ON_PROBE = "the selection bias outweighs every score seen"
+DECIDES = "the selection bias decides instead of the token"
+UNBALANCES = "the selection bias makes the load less even"
+OFFSET = "the selection bias has a common offset"
+OFFSET_16BIT = "the selection bias has a common offset in 16 bits"
+LEFT_OUT_WIN = "groups that were left out outscore the kept ones"
+
+_RESTORE = "Restore the bias from the base checkpoint, in float32"
+_CLAMP = f"{_RESTORE}; if training lost it, clamp these biases to the range of the others and recalibrate"
+
+
+class BiasRunawayLimits(Limits):
+    """Bars of bias-runaway."""
+
+    bias_only_error: float = Field(0.9, gt=0, le=1, description="Share of tokens whose experts the bias alone gives")
+    bias_only_warning: float = Field(0.5, gt=0, le=1, description="The same, as a warning; healthy is 0 to 0.011")
+    rounding_share: float = Field(0.25, gt=0, description="Rounding step over interquartile range of a 16-bit bias")
+    imbalance_ratio: float = Field(1.5, ge=1, description="MaxVio with over without the bias, intervals disjoint")
+    offset_ratio: float = Field(3, gt=0, description="Offset over interquartile range from which it is mentioned")
+    min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
+    min_sources: int = Field(5, ge=1, description="Sources of text before the imbalance is judged")
+
+
+class BiasRunaway(Detector[BiasRunawayLimits]):
+    """The selection bias decides instead of the token."""
+
+    name = "bias-runaway"
+    code = "MP201"
+    Limits = BiasRunawayLimits
+
+    def judge(self, evidence: Evidence, limits: BiasRunawayLimits) -> Judgement:
+        """One check per router."""
+        cases = self.open(evidence, limits)
+        biases = [_routed_bias(router) for router in evidence.routers]
+        lost_everywhere = all(len(set(bias.values)) == 1 for bias in biases if bias)
+        for case, bias in zip(cases, biases, strict=True):
+            if case.evidence.router.kind == "hash":
+                case.skip("a hash table chooses here, without a bias")
+            elif bias is None:
+                case.skip("no selection bias")
+            elif bad := [e for e, value in enumerate(bias.values) if not math.isfinite(value)]:
+                _find_nonfinite(case, bad)
+            elif len(set(bias.values)) == 1:
+                _find_lost(case, bias, lost_everywhere)
+            else:
+                _judge_rounding(case, bias)
+                _judge_groups(case, bias)
+                settled = _judge_certificates(case)
+                if shown := case.activations():
+                    _judge_share(case, shown, settled)
+                    _judge_imbalance(case, shown)
+        return Judgement.of(cases)
+
+
+def _routed_bias(evidence: RouterEvidence) -> Bias | None:
+    """Return the bias of a router that is meant to have one, without the columns of zero and skip experts.
+
+    A config may switch the bias off and leave the tensor; families set the extra columns apart by design.
+    """
+    router = evidence.router
+    if router.selection_bias is None or router.declared.selection_bias is False or router.kind == "hash":
+        return None
+    return router.selection_bias.model_copy(update={"values": router.selection_bias.values[: router.experts]})
+
+
+def _find_nonfinite(case: Case[BiasRunawayLimits], bad: list[int]) -> None:
+    case.find(
+        "error",
+        f"the selection bias of {listed(bad, 'expert')} is NaN or infinite",
+        quantity="non-finite biases",
+        measured=len(bad),
+        cause=NONFINITE,
+        remedy=_RESTORE,
+        experts=bad,
+    )
+
+
+def _find_lost(case: Case[BiasRunawayLimits], bias: Bias, everywhere: bool) -> None:
+    what = "all zero" if bias.values[0] == 0 else f"the same for every expert ({number(bias.values[0])})"
+    where = "in every layer" if everywhere else "here, though not in the other layers"
+    case.find(
+        "error" if everywhere else "warning",
+        f"the selection bias is {what} {where}, so it balances nothing",
+        quantity="spread of the bias",
+        measured=0.0,
+        cause=CONSTANT if everywhere else CONSTANT_HERE,
+        remedy=f"{_RESTORE}; if the model never trained one, ignore this detector",
+    )
+
+
+def _judge_rounding(case: Case[BiasRunawayLimits], bias: Bias) -> None:
+    low, middle, high = (float(q) for q in np.quantile(bias.values, [0.25, 0.5, 0.75]))
+    held = [dtype for dtype in (bias.stored_dtype, bias.dtype) if dtype and is_16bit(dtype)]
+    # The quartiles and not the largest value: one runaway expert does not coarsen the others' biases.
+    size = max(abs(low), abs(high))
+    coarsest = max((step(dtype, size) for dtype in held), default=0.0)
+    if size > 0 and coarsest > case.limits.rounding_share * (high - low):
+        in_file = is_16bit(bias.stored_dtype)
+        case.find(
+            "error",
+            f"the selection bias is held in {held[0]} with a step of {number(coarsest)} at its size, more than "
+            f"{number(case.limits.rounding_share)} of the interquartile range {number(high - low)}",
+            quantity="rounding step over interquartile range",
+            measured=coarsest / (high - low) if high > low else math.inf,
+            limit="rounding_share",
+            cause=STORED_ROUNDED if in_file else LOADED_ROUNDED,
+            remedy=f"{_RESTORE}; upcasting the rounded values restores nothing"
+            if in_file
+            else "Keep the bias in float32 when the model is loaded in 16 bits",
+        )
+        return
+    offset = abs(middle) / (high - low) if high > low else 0.0
+    if offset > case.limits.offset_ratio and not left_out_groups_win(case.evidence):
+        arithmetic = case.evidence.router.arithmetic
+        risky = bool(held) or is_16bit(arithmetic.selection if arithmetic else None)
+        case.find(
+            "warning" if risky else "info",
+            f"the selection bias has a common offset of {number(middle)} with an interquartile range of "
+            f"{number(high - low)}; "
+            + (
+                "held or added in 16 bits this loses differences" if risky else "harmless, since only differences count"
+            ),
+            quantity="offset over interquartile range",
+            measured=offset,
+            limit="offset_ratio",
+            cause=OFFSET_16BIT if risky else OFFSET,
+            remedy="Keep the bias and the sum with the scores in float32, or subtract its mean"
+            if risky
+            else "Nothing; keep it in float32",
+        )
+
+
+def _judge_groups(case: Case[BiasRunawayLimits], bias: Bias) -> None:
+    if left_out_groups_win(case.evidence):
+        case.find(
+            "error",
+            f"every biased score is negative (largest bias {number(max(bias.values))}) while groups that are "
+            "left out count as 0, so only their experts are ever chosen",
+            quantity="largest bias",
+            measured=max(bias.values),
+            cause=LEFT_OUT_WIN,
+            remedy="Mask the left-out groups with -inf instead of 0",
+        )
+
+
+def _judge_certificates(case: Case[BiasRunawayLimits]) -> Settled | None:
+    settled = settle(case.evidence, case.limits.min_tokens)
+    if settled is None:
+        case.note("no bound on the scores is known, so the bias alone proves nothing")
+        return None
+    if wrong := contradicted(case.evidence, settled):
+        case.fail(f"the load of {listed(wrong, 'expert')} contradicts the bias: the selection rule is not as read")
+        return None
+    experts = case.evidence.router.experts
+    always = [e for e in settled.always if e < experts]
+    never = [e for e in settled.never if e < experts]
+    # Where the k favourites are all settled, nobody else being chosen is the same fact again.
+    if len(settled.always) == case.evidence.router.top_k:
+        never = []
+    cause = SETTLED_ON_PROBE if settled.observed else SETTLED
+    scores = "every score seen on the probe" if settled.observed else "any score that the router can give"
+    for who, fate in ((always, "always"), (never, "never")):
+        if who:
+            case.find(
+                "error",
+                f"the selection bias outweighs {scores}, so {listed(who, 'expert')} "
+                f"{'is' if len(who) == 1 else 'are'} {fate} chosen",
+                quantity=f"experts {fate} chosen",
+                measured=len(who),
+                cause=f"{cause} ({fate} chosen)",
+                remedy=_CLAMP,
+                experts=who,
+            )
+    if exempt := sorted(e for e in {*settled.always, *settled.never} if e >= experts):
+        case.note(f"zero or skip columns settled by design: {listed(exempt, 'column')}")
+    return settled
+
+
+def _judge_share(case: Case[BiasRunawayLimits], shown: Activations, settled: Settled | None) -> None:
+    router, limits = case.evidence.router, case.limits
+    share = shown.selection.bias_only if shown.selection else None
+    if not case.enough_tokens(shown.tokens, limits.min_tokens):
+        return
+    if share is None:
+        case.skip("the selection by the bias alone was not recomputed")
+        return
+    already_said = settled is not None and bool(settled.always or settled.never)
+    if share < limits.bias_only_warning or already_said or router.top_k >= router.score_columns:
+        return
+    severity: Severity = "error" if share >= limits.bias_only_error else "warning"
+    bar = f"bias_only_{severity}"
+    case.find(
+        severity,
+        f"{percent(share)} of the tokens go to the experts that the bias alone gives (the limit is "
+        f"{percent(getattr(limits, bar))})",
+        quantity="share decided by the bias alone",
+        measured=share,
+        limit=bar,
+        cause=DECIDES,
+        remedy=f"{_RESTORE}; if the scores are flat, mend the gate first",
+    )
+
+
+def _judge_imbalance(case: Case[BiasRunawayLimits], shown: Activations) -> None:
+    limits, load = case.limits, shown.load
+    biased, unbiased = load.max_vio, load.unbiased_max_vio
+    if unbiased is None or biased.low is None or unbiased.high is None:
+        case.note("the imbalance without the bias has no interval (too few documents)")
+    elif len(load.source_tokens) < limits.min_sources:
+        case.note(f"the imbalance is not judged on {len(load.source_tokens)} of {limits.min_sources} sources")
+    elif biased.value > limits.imbalance_ratio * unbiased.value and biased.low > unbiased.high:
+        case.find(
+            "warning",
+            f"the load is less even with the bias (MaxVio {number(biased.value)}) than without it "
+            f"({number(unbiased.value)}; the limit is {number(limits.imbalance_ratio)} times)",
+            quantity="MaxVio with over without the bias",
+            measured=biased.value / unbiased.value if unbiased.value > 0 else math.inf,
+            limit="imbalance_ratio",
+            cause=UNBALANCES,
+            remedy="Check sign and order of the bias against the base checkpoint, and the texts of the probe",
+        )

@@ -1,0 +1,57 @@
+"""Judge one curve of the loss in a multiplier on the routed branch."""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from moeprobe.detectors.case import Limits
+from moeprobe.detectors.wording import number
+from moeprobe.findings.evidence import ScaleCurve
+
+
+class CurveLimits(Limits):
+    """The limits that a curve is judged by."""
+
+    multiplier_low: float = Field(0.63, gt=0, le=1, description="Least healthy best multiplier; healthy is 1")
+    multiplier_high: float = Field(1.6, ge=1, description="Largest healthy best multiplier; healthy is 1")
+    gain_errors: float = Field(3, gt=0, description="Paired gain of the best multiplier in standard errors")
+    gain_share: float = Field(0.01, gt=0, description="Gain of the best multiplier as a share of the loss")
+    min_sources: int = Field(3, ge=1, description="Sources of text that must gain")
+    min_documents: int = Field(8, ge=2, description="Documents that the standard error must rest on")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a curve says: ``wrong`` (the best multiplier is far from 1), fine, or undecided with a reason."""
+
+    wrong: bool
+    undecided: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether the curve decided that the size is right."""
+        return not self.wrong and not self.undecided
+
+
+def read_curve(curve: ScaleCurve, limits: CurveLimits) -> Reading:
+    """Return what the curve says; an error needs an interior minimum, a paired gain and agreeing sources."""
+    if curve.documents < limits.min_documents:
+        return Reading(False, f"too few documents: {curve.documents} of {limits.min_documents}")
+    if curve.sources < limits.min_sources:
+        return Reading(False, f"too few sources: {curve.sources} of {limits.min_sources}")
+    if not curve.interior:
+        return Reading(False, f"not decided: the least loss is at the edge of the grid (m = {number(curve.best)})")
+    at_one = next((point.loss for point in curve.points if math.isclose(point.multiplier, 1.0)), None)
+    if at_one is None or not math.isfinite(at_one) or not math.isfinite(curve.gain):
+        return Reading(False, "not decided: the loss at multiplier 1 is not known")
+    outside = not limits.multiplier_low <= curve.best <= limits.multiplier_high
+    significant = curve.gain > limits.gain_errors * curve.standard_error and curve.gain > limits.gain_share * at_one
+    return Reading(outside and significant and curve.sources_gaining >= limits.min_sources)
+
+
+def points_to(curve: ScaleCurve) -> str:
+    """Say the factor that the best multiplier points to."""
+    if curve.best < 1:
+        return f"about {number(1 / curve.best)} times too large"
+    return f"about {number(curve.best)} times too small"

@@ -1,0 +1,269 @@
+"""MP401 scale-mismatch: the routed branch has the wrong size.
+
+## What it finds
+
+A routed branch that was scaled wrongly: a `routed_scaling_factor` that was lost or applied twice, a norm
+over the chosen experts that was dropped, one layer of a size unlike the others, or a branch that is all
+but absent.
+
+## Why it matters
+
+Every token is affected, yet short benchmarks hardly show it: a factor applied twice took one model from
+92 to 25 %, a shared branch at 0.4 of its size cost 1 % on short answers and ruined long ones.
+
+## How it is measured
+
+The rule fitted to logits and weights is compared with the config. The median over tokens of r =
+||routed|| / ||shared|| (the shared output behind its gate), without a shared expert ||routed|| /
+||residual stream||, is compared with very wide bars and, as log r, with a robust line through the other
+layers. The test that needs no reference is the loss: a trained model is near a stationary point of its
+own loss in a multiplier m on the routed branch. The loss is read on a geometric grid of m, paired by
+document; a best m far from 1 that gains clearly, in several kinds of text, means that the size is wrong,
+and m says by how much. A best m at the edge of the grid decides nothing. A layer that stands out is
+tested alone in the same way: the test can confirm it (error) or clear it.
+
+A ratio of 1 is not a target: trained models lie anywhere from 0.3 to 5, hash layers above their
+neighbours.
+
+## Limits
+
+- `weight_sum_float32` (0.001), `weight_sum_16bit` (0.015625): deviation of the weight sum from its
+  promise.
+- `ratio_low` (0.02), `ratio_high` (50): median ratio that is a warning.
+- `outlier_sigmas` (6), `outlier_factor` (5): how far log r must stand off the other layers, both needed.
+- `sigma_floor` (0.25): least scatter of log r that the other layers are taken to have.
+- `min_layers` (5): layers with a ratio before any of them can be an outlier.
+- `multiplier_low` (0.63), `multiplier_high` (1.6): best multipliers that count as healthy.
+- `gain_errors` (3), `gain_share` (0.01): the gain in standard errors, and as a share of the loss.
+- `min_sources` (3), `min_documents` (8): what must agree, and be read, before a curve is believed.
+
+## Known false alarms
+
+Text foreign to the model drives the best multiplier of a healthy model away from 1, mostly to the edge.
+The first and last layer differ from the others in ||routed|| / ||residual|| by nature and are not
+compared by it. Some implementations always normalise sqrt(softplus) scores whatever the flag says; that
+is only mentioned.
+
+## What to do
+
+Set `routed_scaling_factor` and `norm_topk_prob` to the family's values, or to the present value times the
+best multiplier, and look whether the serving engine applies them once. For a single layer compare the
+experts' tensors (a scale lost in quantisation is typical) with the base checkpoint.
+
+## References
+
+sglang pull requests 8511 and 28237; vllm pull request 45037; torchtitan issue 1448.
+"""
+
+import math
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from moeprobe.detectors.case import Case
+from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.promise import breach, measured_factor, weight_tolerance
+from moeprobe.detectors.scale_curve import CurveLimits, points_to, read_curve
+from moeprobe.detectors.trend import departures
+from moeprobe.detectors.wording import number, percent
+from moeprobe.findings.evidence import Evidence, RouterEvidence, ScaleCurve, Weights
+
+FACTOR = "the scaling factor is not what the config promises"
+UNNORMALISED = "the weights are not normalised as the config promises"
+NORMALISED = "the weights are normalised although the config says otherwise"
+UNEXPLAINED = "the weights do not sum to what the config promises"
+TOO_LARGE = "the routed branch is too large"
+TOO_SMALL = "the routed branch is too small"
+OUTLIER = "the routed branch is of another size than in the other layers"
+
+_CONFIG = "Set norm_topk_prob and routed_scaling_factor to the family's values and check that they are applied once"
+_LAYER = "Compare this layer's experts and scales with the base checkpoint"
+
+
+class ScaleMismatchLimits(CurveLimits):
+    """Bars of scale-mismatch."""
+
+    weight_sum_float32: float = Field(1e-3, gt=0, description="Deviation of a float32 weight sum from its promise")
+    weight_sum_16bit: float = Field(2**-6, gt=0, description="The same for 16-bit weights: a few rounding steps")
+    ratio_low: float = Field(0.02, ge=0, description="Least median ratio; trained models lie from 0.3 to 5")
+    ratio_high: float = Field(50, gt=0, description="Largest median ratio; trained models lie from 0.3 to 5")
+    outlier_sigmas: float = Field(6, gt=0, description="Robust sigmas of log r off the other layers' trend")
+    outlier_factor: float = Field(5, gt=1, description="Factor off the other layers' trend, needed as well")
+    sigma_floor: float = Field(0.25, gt=0, description="Least scatter of log r; healthy layers vary by a factor of 2")
+    min_layers: int = Field(5, ge=3, description="Layers with a ratio before one can be an outlier")
+
+
+class ScaleMismatch(Detector[ScaleMismatchLimits]):
+    """The routed branch has the wrong size."""
+
+    name = "scale-mismatch"
+    code = "MP401"
+    Limits = ScaleMismatchLimits
+
+    def judge(self, evidence: Evidence, limits: ScaleMismatchLimits) -> Judgement:
+        """One check per router, and one of the whole model by its loss."""
+        curves = {curve.router: curve for curve in (evidence.experiments.scale if evidence.experiments else [])}
+        cases = self.open(evidence, limits)
+        offsets = _offsets(evidence.routers, limits)
+        for case, offset in zip(cases, offsets, strict=True):
+            shown = case.activations()
+            if shown is None:
+                continue
+            if shown.weights:
+                _judge_rule(case, shown.weights)
+            curve = curves.get(case.evidence.router.path)
+            if not (curve and _judge_curve(case, curve)):
+                cleared = curve is not None and read_curve(curve, limits).fine
+                _judge_ratio(case)
+                _judge_offset(case, offset, cleared)
+            case.keep_worst()
+        model = self.open_model(evidence, limits)
+        if None not in curves:
+            model.skip("needs the loss test")
+        elif not _judge_curve(model, curves[None]) and (undecided := read_curve(curves[None], limits).undecided):
+            model.skip(undecided)
+        return Judgement.of([*cases, model])
+
+
+def _judge_rule(case: Case[ScaleMismatchLimits], weights: Weights) -> None:
+    limits, router = case.limits, case.evidence.router
+    tolerance = weight_tolerance(case.evidence, limits.weight_sum_float32, limits.weight_sum_16bit)
+    bar = "weight_sum_float32" if tolerance == limits.weight_sum_float32 else "weight_sum_16bit"
+    low, high = weights.promise_smallest or 0.0, weights.promise_largest or 0.0
+    kind = breach(case.evidence, weights, tolerance)
+    if kind == "factor":
+        factor, promised = measured_factor(case.evidence), router.declared.scaling_factor
+        if factor is None or not promised:
+            factor, promised = low, 1.0
+        case.find(
+            "error",
+            f"the routed branch is multiplied by {number(factor)}, the config promises {number(promised)}",
+            quantity="deviation of the factor",
+            measured=abs(factor / promised - 1),
+            limit=bar,
+            cause=FACTOR,
+            remedy=_CONFIG,
+        )
+    elif kind == "unexplained":
+        case.find(
+            "error",
+            f"the routing weights sum to {number(low)} to {number(high)} times what the config promises",
+            quantity="deviation of the weight sum",
+            measured=max(abs(low - 1), abs(high - 1)),
+            limit=bar,
+            cause=UNEXPLAINED,
+            remedy=_CONFIG,
+        )
+    elif kind in ("normalised", "unnormalised"):
+        # The reference code of sqrt(softplus) routers normalises without asking the flag.
+        always = router.score_function == "sqrtsoftplus"
+        are, promise = ("are", "not to be") if kind == "normalised" else ("are not", "to be")
+        case.find(
+            "error" if kind == "unnormalised" else "info" if always else "warning",
+            f"the routing weights {are} divided by their sum, the config promises them {promise}",
+            quantity="median sum of the weights",
+            measured=weights.sum.p50,
+            cause=UNNORMALISED if kind == "unnormalised" else NORMALISED,
+            remedy=_CONFIG,
+        )
+
+
+def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve) -> bool:
+    """Whether the loss test finds the wrong size."""
+    reading = read_curve(curve, case.limits)
+    if case.subject is not None and reading.undecided:
+        case.note(f"loss test {reading.undecided}")
+    if not reading.wrong:
+        return False
+    too_large = curve.best < 1
+    at_one = next(point.loss for point in curve.points if math.isclose(point.multiplier, 1.0))
+    case.find(
+        "error",
+        f"the loss is least with the routed branch multiplied by {number(curve.best)} (healthy is "
+        f"{number(case.limits.multiplier_low)} to {number(case.limits.multiplier_high)}; gain "
+        f"{percent(curve.gain / at_one)} of the loss, in {curve.sources_gaining} of {curve.sources} sources), so the "
+        f"branch is {points_to(curve)}",
+        quantity="best multiplier",
+        measured=curve.best,
+        limit="multiplier_low" if too_large else "multiplier_high",
+        cause=TOO_LARGE if too_large else TOO_SMALL,
+        remedy=f"{_CONFIG if case.subject is None else _LAYER}; multiply the routed branch by {number(curve.best)}",
+    )
+    return True
+
+
+def _ratio(evidence: RouterEvidence) -> tuple[float | None, bool]:
+    """Median size of the routed branch, and whether it is measured against a shared expert."""
+    sizes = evidence.activations.magnitudes if evidence.activations else None
+    if sizes is None:
+        return None, False
+    if sizes.routed_to_shared is not None:
+        return sizes.routed_to_shared.p50, True
+    return (sizes.routed_to_residual.p50 if sizes.routed_to_residual else None), False
+
+
+def _judge_ratio(case: Case[ScaleMismatchLimits]) -> None:
+    ratio, shared = _ratio(case.evidence)
+    beside = "shared expert" if shared else "residual stream"
+    if not shared:
+        case.note("no shared expert: compared with the residual stream only")
+    if ratio is None:
+        case.skip("the size of the routed branch was not measured")
+        return
+    limits = case.limits
+    for wrong, bar, cause in (
+        (ratio < limits.ratio_low, "ratio_low", TOO_SMALL),
+        (ratio > limits.ratio_high, "ratio_high", TOO_LARGE),
+    ):
+        if wrong:
+            case.find(
+                "warning",
+                f"the routed branch is {number(ratio)} times the {beside} in the median token (the limit is "
+                f"{number(getattr(limits, bar))})",
+                quantity=f"routed over {beside}",
+                measured=ratio,
+                limit=bar,
+                cause=cause,
+                remedy=_CONFIG,
+            )
+
+
+def _offsets(routers: Sequence[RouterEvidence], limits: ScaleMismatchLimits) -> list[tuple[float, float] | None]:
+    """Offset of log r from the other layers' trend in units of sigma and of log, None where not comparable."""
+    found: list[tuple[float, float] | None] = [None] * len(routers)
+    for against_shared in (True, False):
+        series = [
+            (index, math.log(ratio))
+            for index, (ratio, shared) in enumerate(map(_ratio, routers))
+            if ratio and math.isfinite(ratio) and shared == against_shared and routers[index].router.verified
+        ]
+        if len(series) < limits.min_layers:
+            continue
+        away = departures([level for _, level in series], limits.sigma_floor)
+        for place, ((index, _), departure) in enumerate(zip(series, away, strict=True)):
+            # The residual stream grows with depth: its ends have no neighbours on both sides to tell.
+            if against_shared or 0 < place < len(series) - 1:
+                found[index] = (departure.offset / departure.sigma, departure.offset)
+    return found
+
+
+def _judge_offset(case: Case[ScaleMismatchLimits], offset: tuple[float, float] | None, cleared: bool) -> None:
+    if offset is None:
+        case.note("not compared with other layers (too few, or an end of the residual stream)")
+        return
+    sigmas, log_factor = offset
+    limits = case.limits
+    if abs(sigmas) <= limits.outlier_sigmas or math.exp(abs(log_factor)) <= limits.outlier_factor:
+        return
+    more = "larger" if log_factor > 0 else "smaller"
+    case.find(
+        "info" if cleared else "warning",
+        f"the routed branch is {number(math.exp(abs(log_factor)))} times {more} than the trend of the other layers "
+        f"(the limit is {number(limits.outlier_factor)} times and {number(limits.outlier_sigmas)} robust sigmas)"
+        + (", but the loss is least at its present size" if cleared else ""),
+        quantity="factor off the other layers",
+        measured=math.exp(abs(log_factor)),
+        limit="outlier_factor",
+        cause=OUTLIER,
+        remedy=_LAYER,
+    )

@@ -1,0 +1,131 @@
+"""hash-boundary judges the table exactly and the boundary by proxies."""
+
+import pytest
+
+from moeprobe.detectors import hash_boundary
+from moeprobe.findings.evidence import HashUse, RouterEvidence
+
+from .synthetic import EXPERTS, VOCABULARY, hashed, learned, load, magnitudes, problems, run, selection
+
+NAME = "hash-boundary"
+
+
+def model(first: dict | None = None, last: dict | None = None, count: int = 5) -> list[RouterEvidence]:
+    """Two hash layers and ``count`` learned ones; ``first`` and ``last`` change the two at the boundary."""
+    boundary = [hashed(1, **(last or {})), learned(2, "sqrtsoftplus", **(first or {}))]
+    return [hashed(0), *boundary, *(learned(i, "sqrtsoftplus") for i in range(3, 2 + count))]
+
+
+def test_a_healthy_model_is_clean() -> None:
+    checks, findings = run(NAME, *model())
+    assert findings == []
+    assert [check.verdict for check in checks] == ["clean"] * 3 + ["skipped"] * 4
+    assert checks[-1].reason == "not at the hash boundary"
+
+
+def test_no_hash_layers_is_one_check() -> None:
+    checks, findings = run(NAME, learned(0), learned(1))
+    assert findings == []
+    assert [(check.router, check.verdict, check.reason) for check in checks] == [(None, "skipped", "no hash layers")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity", "cause"),
+    [
+        (
+            {"all_zero": True, "constant": True, "rows_with_repeats": VOCABULARY, "unreachable": [1, 2]},
+            "error",
+            hash_boundary.ALL_ZERO,
+        ),
+        ({"constant": True, "unreachable": [9]}, "error", hash_boundary.CONSTANT),
+        ({"out_of_range": 1}, "error", hash_boundary.OUT_OF_RANGE),
+        ({"rows_with_repeats": 1}, "error", hash_boundary.REPEATS),
+        ({"unreachable": [7]}, "error", hash_boundary.UNREACHABLE),
+        ({"rows": VOCABULARY - 1}, "error", hash_boundary.ROWS),
+        ({"rows": VOCABULARY + 1}, "warning", hash_boundary.ROWS),
+    ],
+)
+def test_a_damaged_table(facts: dict, severity: str, cause: str) -> None:
+    _, findings = run(NAME, hashed(0, facts))
+    assert problems(findings) == [(severity, cause)]
+    assert findings[0].experts == ([7] if cause == hash_boundary.UNREACHABLE else [])
+
+
+def test_the_table_is_judged_without_a_forward_pass() -> None:
+    scan = hashed(0, {"out_of_range": 3}).model_copy(update={"activations": None})
+    _, findings = run(NAME, scan)
+    assert problems(findings) == [("error", hash_boundary.OUT_OF_RANGE)]
+    clean = hashed(0).model_copy(update={"activations": None})
+    assert run(NAME, clean)[0][0].reason == "needs a forward pass"
+
+
+def test_a_hash_layer_behind_a_learned_one() -> None:
+    _, findings = run(NAME, hashed(0), learned(1), hashed(2), learned(3))
+    assert problems(findings) == [("error", hash_boundary.MISPLACED)]
+    assert findings[0].layer == 2
+
+
+def test_experts_off_the_table() -> None:
+    use = HashUse(mismatches=3, predicted_counts=[0] * EXPERTS)
+    assert problems(run(NAME, hashed(0, hash_use=use))[1]) == [("error", hash_boundary.NOT_USED)]
+    counts = load().counts
+    counts[0] += 1
+    use = HashUse(mismatches=0, predicted_counts=counts)
+    _, findings = run(NAME, hashed(0, hash_use=use))
+    assert problems(findings) == [("error", hash_boundary.OTHER_LOAD)]
+    assert findings[0].experts == [0]
+    assert run(NAME, hashed(0, hash_use=None))[0][0].verdict == "skipped"
+
+
+@pytest.mark.parametrize(("flips", "fires"), [(0.101, True), (0.1, False), (0.09, False)])
+def test_flips_behind_the_boundary(flips: float, fires: bool) -> None:
+    _, findings = run(NAME, *model({"selection": selection(flips_noise=flips)}))
+    assert problems(findings) == ([("warning", hash_boundary.UNSETTLED)] if fires else [])
+
+
+def test_flips_must_stand_out_from_the_other_layers() -> None:
+    others = [learned(i, "sqrtsoftplus", selection=selection(flips_noise=0.08)) for i in range(2, 6)]
+    first = learned(1, "sqrtsoftplus", selection=selection(flips_noise=0.24))
+    assert problems(run(NAME, hashed(0), first, *others)[1]) == []
+
+
+@pytest.mark.parametrize("field", ["input_rms", "routed_rms"])
+def test_jumps_name_the_layer_that_is_off(field: str) -> None:
+    usual = getattr(magnitudes(), field)
+    for factor, fires in ((5.1, True), (4.9, False), (1 / 5.1, True)):
+        off = magnitudes(**{field: usual * factor})
+        found = run(NAME, *model({"magnitudes": off}))[1]
+        assert [(f.cause, f.layer) for f in found] == ([(hash_boundary.JUMP, 2)] if fires else [])
+        found = run(NAME, *model(last={"magnitudes": off}))[1]
+        assert [(f.cause, f.layer) for f in found] == ([(hash_boundary.JUMP, 1)] if fires else [])
+
+
+def test_few_learned_layers_are_not_compared() -> None:
+    checks, findings = run(NAME, *model({"selection": selection(flips_noise=0.9)}, count=3))
+    assert findings == []
+    assert "boundary not compared: 3 of 4 learned layers" in checks[2].reason
+
+
+def test_not_judged() -> None:
+    checks, _ = run(NAME, hashed(0, tokens=500), learned(1, tokens=500))
+    assert checks[1].reason == "too few tokens: 500 of 1,000"
+    broken = hashed(0).model_copy(
+        update={"router": hashed(0).router.model_copy(update={"verified": False, "reason": "it fired twice"})}
+    )
+    check = run(NAME, broken)[0][0]
+    assert (check.verdict, check.reason) == ("failed", "it fired twice")
+
+
+def test_jumps_must_stand_out_from_the_other_layers() -> None:
+    others = [learned(i, "sqrtsoftplus", magnitudes=magnitudes(routed_rms=0.4 * 2.0 ** (i % 2))) for i in range(2, 6)]
+    first = learned(1, "sqrtsoftplus", magnitudes=magnitudes(routed_rms=0.4 * 5.5))
+    assert problems(run(NAME, hashed(0), first, *others)[1]) == []
+
+
+def test_sizes_that_were_not_measured_are_not_compared() -> None:
+    unknown = {"magnitudes": magnitudes(routed_rms=None, input_rms=9.0)}
+    found = run(NAME, *model(unknown))[1]
+    assert [(f.cause, f.layer, f.quantity) for f in found] == [
+        (hash_boundary.JUMP, 2, "step in the size of the router input")
+    ]
+    assert run(NAME, *model({"magnitudes": None}))[1] == []
