@@ -34,9 +34,9 @@ def pages() -> dict[Path, str]:
             "| --- | --- | --- |",
             *rows,
             "",
-            "A detector is a pure function: `Evidence` and limits in, checks and findings out. `registry.py` lists all of",
-            "them, `case.py` turns what a detector says into one check per router, `causes.py` makes one root cause one",
-            "finding.",
+            "A detector is a pure function: `Evidence` and limits in, checks and findings out. `registry.py` lists all",
+            "of them, `case.py` turns what a detector says into one check per router, `causes.py` makes one root cause",
+            "one finding.",
             "",
         ]
     )
