@@ -25,3 +25,6 @@ def bundled() -> Path:
     from moeprobe.demo.catalogue import checkpoint_folder
 
     return checkpoint_folder()
+
+
+pytest_plugins = ["tests.commandline"]

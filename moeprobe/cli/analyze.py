@@ -35,9 +35,13 @@ def run_analysis(
     limit: tuple[str, ...] = (),
     save_records: bool = False,
     quiet: bool = False,
+    shown_as: str | None = None,
     **options: Any,
 ) -> None:
-    """Analyse, write and summarise; shared with the demo."""
+    """Analyse, write and summarise; shared with the demo.
+
+    ``shown_as`` replaces the source in the report, where the folder that was read is a temporary one.
+    """
     from moeprobe.reporting.write import check_writable
 
     # A mistake in the output folder must not cost an hour of probing.
@@ -56,6 +60,8 @@ def run_analysis(
         command=shlex.join(["moeprobe", *sys.argv[1:]]),
         **options,
     )
+    if shown_as is not None:
+        result = result.model_copy(update={"model": result.model.model_copy(update={"source": shown_as})})
     report = write_report(result, folder)
     click.echo(summary(result))
     click.echo(f"Report: {report}")

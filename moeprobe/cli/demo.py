@@ -22,11 +22,11 @@ def command(fault: str | None, output: str | None, quiet: bool) -> None:
 
     folder = Path(output) if output else Path("reports") / ("demo" if fault is None else f"demo-{fault}")
     if fault is None:
-        run_analysis(str(checkpoint_folder()), folder, quiet=quiet)
+        run_analysis(str(checkpoint_folder()), folder, quiet=quiet, shown_as="the bundled checkpoint")
         return
     from moeprobe.demo.faults import plant
 
     with tempfile.TemporaryDirectory(prefix="moeprobe-") as temporary:
         target = Path(temporary) / f"tiny-deepseek-v4-{fault}"
         click.echo(f"Planted: {plant(fault, checkpoint_folder(), target)}")
-        run_analysis(str(target), folder, quiet=quiet)
+        run_analysis(str(target), folder, quiet=quiet, shown_as=f"the bundled checkpoint with a planted fault: {fault}")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from moeprobe.findings.result import Result
-from tests.cli.conftest import Moeprobe
+from tests.commandline import Moeprobe
 from tests.families import FAMILIES, build
 
 FEW = ("--recipe", "quick", "--max-tokens", "1500")

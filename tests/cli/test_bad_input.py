@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli.conftest import Moeprobe, Outcome
+from tests.commandline import Moeprobe, Outcome
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""What is generated is up to date, and what the README says is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from moeprobe.cli import main
+from moeprobe.detectors.registry import DETECTORS
+from moeprobe.errors import MoeprobeError
+from moeprobe.findings.result import Result
+from moeprobe.recipe import recipe_names
+from moeprobe.reporting.figures import pictures
+from moeprobe.reporting.markdown import render
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_detector_pages() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/generate_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("sample", ["healthy", "scale-mismatch"])
+def test_gallery(sample: str) -> None:
+    folder = ROOT / "reports/gallery" / sample
+    result = Result.load(folder / "result.json")
+    hint = "run python scripts/gallery.py"
+    assert (folder / "report.md").read_text(encoding="utf-8") == render(result), hint
+    drawn = {f"{p.name}.svg": p.draw() for p in pictures(result).values()}
+    assert {p.name: p.read_text(encoding="utf-8") for p in (folder / "figures").iterdir()} == drawn, hint
+
+
+def test_readme_names_every_command_and_detector() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        assert f"moeprobe {name}" in README or f"scripts/{name}" in README, name
+        assert main.get_command(context, name).help
+    for detector in DETECTORS:
+        assert f"| {detector.code} | [{detector.name}](docs/detectors/{detector.name}.md) |" in README
+    for name in recipe_names():
+        assert name in README
+
+
+def test_readme_links_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_error_tree_is_drawn() -> None:
+    import moeprobe.errors as errors
+
+    def names(kind: type[Exception]) -> set[str]:
+        return {kind.__name__}.union(*(names(sub) for sub in kind.__subclasses__()))
+
+    for name in names(MoeprobeError):
+        assert name in (errors.__doc__ or "")
