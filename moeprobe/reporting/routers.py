@@ -40,8 +40,42 @@ def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
         ("selection bias", word(bias.dtype) if bias else _against(None, declared.selection_bias, word)),
         ("logit bias", word(router.logit_bias.dtype) if router.logit_bias else MISSING),
         ("shared experts", shared if router.shared_experts else MISSING),
+        ("arithmetic", _arithmetic(router)),
         ("not verified", MISSING if router.verified else "yes"),
     )
+
+
+def _arithmetic(router: Router) -> str:
+    """Dtypes of product / score / selection -> weights handed on, one name where all are the same."""
+    seen = router.arithmetic
+    if seen is None:
+        return MISSING
+    short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64", None: MISSING}
+    product, score, selection, weights = (
+        short.get(dtype, dtype or MISSING) for dtype in (seen.product, seen.score, seen.selection, seen.weights)
+    )
+    steps = {product, score, selection, weights}
+    return product if len(steps) == 1 else f"{product}/{score}/{selection} to {weights}"
+
+
+def bias_rows(routers: Sequence[Router], name: Writer = code) -> list[dict[str, str]]:
+    """One row a router with a selection bias: offset (median), spread (max - min), dtypes. Only the spread decides."""
+    rows = []
+    for router in routers:
+        bias = router.selection_bias
+        if bias is not None and bias.values:
+            values = sorted(bias.values)
+            rows.append(
+                {
+                    "layer": str(router.layer) if router.layer is not None else name(router.path),
+                    "bias": name(bias.name),
+                    "offset": number(values[len(values) // 2]),
+                    "spread": number(values[-1] - values[0]),
+                    "dtype": name(bias.dtype),
+                    "stored as": name(bias.stored_dtype) if bias.stored_dtype else MISSING,
+                }
+            )
+    return rows
 
 
 def _against(measured: float | str | bool | None, declared: float | str | bool | None, word: Writer) -> str:

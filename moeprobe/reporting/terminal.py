@@ -11,7 +11,7 @@ from moeprobe.findings.router import Router
 from moeprobe.reporting.depth import where
 from moeprobe.reporting.escape import plain
 from moeprobe.reporting.grouping import Group, notes, problems
-from moeprobe.reporting.routers import router_rows
+from moeprobe.reporting.routers import bias_rows, router_rows
 from moeprobe.reporting.verdict import subject, verdict
 from moeprobe.reporting.words import plural
 
@@ -34,8 +34,12 @@ def summary(result: Result, report: Path | None = None) -> str:
 
 
 def router_table(routers: Sequence[Router]) -> str:
-    """Write the facts of the routers as a plain table, neighbours that agree in one row."""
-    return tabulate(router_rows(routers, plain, plain), headers="keys", disable_numparse=True)
+    """Write the facts of the routers as plain tables: the rule, neighbours that agree in one row, and the biases."""
+    tables = [router_rows(routers, plain, plain), bias_rows(routers, plain)]
+    written = [tabulate(rows, headers="keys", disable_numparse=True) for rows in tables if rows]
+    reasons = sorted({router.reason for router in routers if router.reason})
+    notes = [f"Not verified: {plain(reason)}." for reason in reasons]
+    return "\n\n".join([*written, *notes])
 
 
 def _problem(group: Group) -> list[str]:

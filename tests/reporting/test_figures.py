@@ -69,8 +69,8 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         check_writable(tmp_path / "file")
-    check_writable(tmp_path / "new")
-    assert not list((tmp_path / "new").iterdir())
+    check_writable(tmp_path / "new" / "deep")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_every_quantity_can_be_read_with_and_without_evidence() -> None:
