@@ -155,9 +155,6 @@ class Recording:
         total = experts.shape[0]
         token_ids, positions, documents, keep = self._rows(total, experts.device)
         factor = gate.router.output_factor or 1.0
-        shared = call.shared
-        if shared is not None and call.shared_gate is not None:
-            shared = shared * call.shared_gate.sigmoid()
         record = Record(
             router=gate.router,
             logits=None if call.logits is None else call.logits.float().clone(),
@@ -169,7 +166,7 @@ class Recording:
             gate=gate,
             inputs=call.inputs if self._keep_inputs else None,
             routed=_norms(call.routed, total, factor),
-            shared=_norms(shared, total),
+            shared=_norms(call.gated_shared, total),
             residual=_norms(call.norm_inputs, total),
         )
         return record if keep is None else record.select(keep)

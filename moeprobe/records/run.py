@@ -26,7 +26,7 @@ def run_probe(
     Raises:
         NotMoEError: no router was found in the model.
     """
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     recording = Recording(model, sink=sink, keep_inputs=True)
     with recording, torch.no_grad():
         for batch in batches:
@@ -39,6 +39,12 @@ def run_probe(
             )
             flush()
     return recording
+
+
+def input_device(model: "PreTrainedModel") -> torch.device:
+    """Where token ids go. Weights that accelerate has offloaded stand on the meta device; its hooks move the input."""
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def _one_output(model: "PreTrainedModel") -> dict[str, Any]:

@@ -36,6 +36,13 @@ class RouterCall:
     norm_inputs: Tensor | None = None
     norm_output: Tensor | None = None
 
+    @property
+    def gated_shared(self) -> Tensor | None:
+        """Output of the shared expert behind its own gate, [rows, hidden]; None where there is none."""
+        if self.shared is None or self.shared_gate is None:
+            return self.shared
+        return self.shared * self.shared_gate.sigmoid()
+
 
 def rows(tensor: Tensor) -> Tensor:
     """The tensor as [rows, width]."""

@@ -1,6 +1,5 @@
 """Read the facts of a router from one recorded call: measured, not recited."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from moeprobe.routers.find import Site
 from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.rule import scores
+from moeprobe.routers.tensors import Named, bias_candidates, gate_product, hash_table, named, norm_weight
 
 _ROWS = 2048
 """Rows of the call that the fits look at: enough to tell rules apart, cheap at 384 experts."""
@@ -41,18 +41,18 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
     declared = read_declared(config)
     arithmetic = _observe(site, call, weights)
     inputs = call.inputs[:_ROWS]
-    weight, logit_bias = _product(site.router, inputs, None if call.logits is None else call.logits[:_ROWS])
+    weight, logit_bias = gate_product(site.router, inputs, None if call.logits is None else call.logits[:_ROWS])
     logits = call.logits[:_ROWS] if call.logits is not None else None
     if logits is None and weight is not None:
         logits = F.linear(inputs.float(), weight.float(), None if logit_bias is None else logit_bias[1].float())
-    table = _table(site, experts)
+    table = hash_table(site, experts)
     fit, chosen, bias = _fit(site, logits, experts, weights[:_ROWS], arithmetic, declared, config, table, logit_bias)
     if fit is None and relative is not None and relative.router.score_function is not None:
         kin = relative.router
         assert kin.score_function is not None
         fit = WeightFit(kin.score_function, bool(kin.renormalised), kin.scaling_factor or 1.0, float("inf"))
         chosen = SelectionFit(kin.selection_bias is not None, kin.groups, 0.0)
-        bias = bias if bias is not None else _named(site, kin.selection_bias.name if kin.selection_bias else "")
+        bias = bias if bias is not None else named(site, kin.selection_bias.name if kin.selection_bias else "")
     columns = logits.shape[-1] if logits is not None else int(experts.max()) + 1
     router = Router(
         path=site.path,
@@ -84,7 +84,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         logit_bias=None if logit_bias is None else logit_bias[1],
         selection_bias=None if bias is None else bias[1],
         table=table,
-        gamma=_gamma(site, call),
+        gamma=norm_weight(site, call),
     )
 
 
@@ -103,9 +103,6 @@ def read_declared(config: Any) -> Declared:
     )
 
 
-_Named = tuple[str, Tensor]
-
-
 def _fit(
     site: Site,
     logits: Tensor | None,
@@ -115,9 +112,9 @@ def _fit(
     declared: Declared,
     config: Any,
     table: Tensor | None,
-    logit_bias: _Named | None,
-) -> tuple[WeightFit | None, SelectionFit | None, _Named | None]:
-    candidates = [] if table is not None else list(_bias_candidates(site, logits, logit_bias))
+    logit_bias: Named | None,
+) -> tuple[WeightFit | None, SelectionFit | None, Named | None]:
+    candidates = [] if table is not None else list(bias_candidates(site, logits, logit_bias))
     bias = candidates[0] if candidates else None
     if logits is None:
         return None, None, bias
@@ -131,64 +128,6 @@ def _fit(
     groups = [_group_sizes(site.router, config)]
     chosen = fit_selection(score[usable], experts[usable], None if bias is None else bias[1], groups)
     return fit, chosen, bias
-
-
-def _product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tuple[Tensor | None, _Named | None]:
-    """The gate matrix [columns, hidden] and logit bias [columns] whose product with the input gives the logits."""
-    matrices = [
-        p.detach()
-        for p in router.parameters()
-        if p.ndim == 2 and p.is_floating_point() and p.shape[1] == inputs.shape[1]
-    ]
-    if logits is None:
-        return (matrices[0], None) if matrices else (None, None)
-    for matrix in (m for m in matrices if m.shape[0] == logits.shape[1]):
-        vectors: list[_Named | None] = [
-            None,
-            *((n, p.detach()) for n, p in router.named_parameters() if p.shape == (logits.shape[1],)),
-        ]
-        trials = []
-        for vector in vectors:
-            again = F.linear(inputs.float(), matrix.float(), None if vector is None else vector[1].float())
-            seen = torch.isfinite(logits).all(dim=-1) & torch.isfinite(again).all(dim=-1)
-            if not bool(seen.any()):
-                return matrix, None
-            gap = (again - logits.float())[seen].square().mean().sqrt()
-            scale = logits.float()[seen].square().mean().sqrt()
-            trials.append((float(gap), float(scale), vector))
-        gap_, scale_, vector_ = min(trials, key=lambda trial: trial[0])
-        if gap_ <= 0.02 * scale_ + 1e-6:
-            return matrix, vector_
-    return None, None
-
-
-def _bias_candidates(site: Site, logits: Tensor | None, logit_bias: _Named | None) -> Iterator[_Named]:
-    """Tensors with one value per score column that are no weight and not the logit bias."""
-    width = None if logits is None else logits.shape[-1]
-    for module in (site.router, site.block):
-        if module is None:
-            continue
-        own = [
-            *module.named_parameters(recurse=module is site.router),
-            *module.named_buffers(recurse=module is site.router),
-        ]
-        for name, tensor in own:
-            fits = tensor.ndim == 1 and tensor.is_floating_point() and tensor.shape[0] == width
-            if fits and "bias" in name and (logit_bias is None or name != logit_bias[0]):
-                yield name, tensor.detach()
-
-
-def _named(site: Site, name: str) -> _Named | None:
-    tensor = dict([*site.router.named_parameters(), *site.router.named_buffers()]).get(name)
-    return None if tensor is None else (name, tensor.detach())
-
-
-def _table(site: Site, experts: Tensor) -> Tensor | None:
-    """The integer table [vocabulary, k] of a hash router."""
-    for _, buffer in [*site.router.named_buffers(), *site.router.named_parameters()]:
-        if buffer.ndim == 2 and not buffer.is_floating_point() and buffer.shape[1] == experts.shape[1]:
-            return buffer.detach()
-    return None
 
 
 def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
@@ -222,25 +161,17 @@ def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None
         return Arithmetic(product=product, score=None, selection=None, weights=short(weights.dtype))
 
 
-def _bias_fact(bias: _Named | None) -> Bias | None:
+def _bias_fact(bias: Named | None) -> Bias | None:
     if bias is None:
         return None
     return Bias(name=bias[0], dtype=short(bias[1].dtype) or "", stored_dtype=None, values=bias[1].double().tolist())
-
-
-def _gated_shared(call: RouterCall) -> Tensor | None:
-    if call.shared is None:
-        return None
-    if call.shared_gate is None:
-        return call.shared
-    return call.shared * call.shared_gate.sigmoid()
 
 
 def _output_factor(call: RouterCall) -> float | None:
     """Factor f in block output = f * routed + shared; None where the block does something else."""
     if call.block_output is None or call.routed is None or call.block_output.shape != call.routed.shape:
         return None
-    shared = _gated_shared(call)
+    shared = call.gated_shared
     routed = call.routed.double()
     rest = call.block_output.double() - (0 if shared is None else shared.double())
     usable = torch.isfinite(routed).all(dim=-1) & torch.isfinite(rest).all(dim=-1)
@@ -254,23 +185,6 @@ def _output_factor(call: RouterCall) -> float | None:
     if unexplained > 0.05 * max(1.0, abs(factor)):
         return None
     return 1.0 if abs(factor - 1) < 0.01 else factor
-
-
-def _gamma(site: Site, call: RouterCall) -> Tensor | None:
-    """Weight of the RMS norm right before the block, if its output really is weight * x / rms(x)."""
-    if call.norm_inputs is None or call.norm_output is None or call.norm_path is None:
-        return None
-    norm = next(module for path, module in site.norms if path == call.norm_path)
-    weight = getattr(norm, "weight", None)
-    if not isinstance(weight, Tensor) or weight.shape != call.norm_inputs.shape[-1:]:
-        return None
-    x, out = call.norm_inputs[:64].double(), call.norm_output[:64].double()
-    unit = x / x.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-30)
-    for gamma in (weight.detach().double(), 1 + weight.detach().double()):
-        # The epsilon of the norm only shrinks the output, so the bound stays a bound.
-        if bool(torch.isfinite(out).all()) and float((out - gamma * unit).norm() / out.norm().clamp_min(1e-30)) < 0.02:
-            return gamma.float()
-    return None
 
 
 def _shape_of(call: RouterCall) -> str:

@@ -112,3 +112,16 @@ def test_a_relative_explains_a_router_whose_numbers_show_nothing() -> None:
         model(**batch())
     broken = recording.routers[1]
     assert (broken.score_function, broken.renormalised, broken.fit_error) == ("sigmoid", True, None)
+
+
+def test_weights_that_accelerate_keeps_elsewhere() -> None:
+    from accelerate import cpu_offload
+
+    model = build("deepseek_v3")
+    cpu_offload(model, execution_device="cpu")
+    assert model.model.layers[1].mlp.gate.weight.device.type == "meta"
+    with moeprobe.record(model) as recording, torch.no_grad():
+        model(**batch())
+    plain = facts("deepseek_v3")
+    assert [r.model_dump() for r in recording.routers] == [r.model_dump() for r in plain]
+    assert recording.gates[0].weight is not None

@@ -1,0 +1,95 @@
+"""Find the tensors of a router: gate matrix, logit bias, selection bias, hash table, the norm before it.
+
+They are found by shape and verified by what they compute; names only narrow the search.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeprobe.routers.call import RouterCall
+from moeprobe.routers.find import Site
+
+Named = tuple[str, Tensor]
+"""A tensor and its name inside its module."""
+
+
+def own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[Named]:
+    """Parameters and buffers that hold numbers.
+
+    A tensor that accelerate keeps elsewhere between forward passes stands on the meta device; its numbers are
+    taken from accelerate's map of weights, if it has one, else the tensor is left out.
+    """
+    for name, tensor in [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]:
+        if tensor.device.type != "meta":
+            yield name, tensor.detach()
+            continue
+        holder = module.get_submodule(name.rpartition(".")[0])
+        kept = getattr(getattr(holder, "_hf_hook", None), "weights_map", None)
+        if kept is not None:
+            yield name, kept[name.rpartition(".")[2]].detach()
+
+
+def gate_product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tuple[Tensor | None, Named | None]:
+    """The gate matrix [columns, hidden] and logit bias [columns] whose product with the input gives the logits."""
+    own = [(name, tensor.to(inputs.device)) for name, tensor in own_tensors(router) if tensor.is_floating_point()]
+    matrices = [tensor for _, tensor in own if tensor.ndim == 2 and tensor.shape[1] == inputs.shape[1]]
+    if logits is None:
+        return (matrices[0], None) if matrices else (None, None)
+    for matrix in (m for m in matrices if m.shape[0] == logits.shape[1]):
+        vectors: list[Named | None] = [None, *(entry for entry in own if entry[1].shape == (logits.shape[1],))]
+        trials = []
+        for vector in vectors:
+            again = F.linear(inputs.float(), matrix.float(), None if vector is None else vector[1].float())
+            seen = torch.isfinite(logits).all(dim=-1) & torch.isfinite(again).all(dim=-1)
+            if not bool(seen.any()):
+                return matrix, None
+            gap = (again - logits.float())[seen].square().mean().sqrt()
+            scale = logits.float()[seen].square().mean().sqrt()
+            trials.append((float(gap), float(scale), vector))
+        gap_, scale_, vector_ = min(trials, key=lambda trial: trial[0])
+        if gap_ <= 0.02 * scale_ + 1e-6:
+            return matrix, vector_
+    return None, None
+
+
+def bias_candidates(site: Site, logits: Tensor | None, logit_bias: Named | None) -> Iterator[Named]:
+    """Tensors with one value per score column that are no weight and not the logit bias."""
+    width = None if logits is None else logits.shape[-1]
+    for module in (site.router, site.block):
+        if module is None:
+            continue
+        for name, tensor in own_tensors(module, recurse=module is site.router):
+            fits = tensor.ndim == 1 and tensor.is_floating_point() and tensor.shape[0] == width
+            if fits and "bias" in name and (logit_bias is None or name != logit_bias[0]):
+                yield name, tensor
+
+
+def named(site: Site, name: str) -> Named | None:
+    """The router's tensor of this name."""
+    return next((entry for entry in own_tensors(site.router) if entry[0] == name), None)
+
+
+def hash_table(site: Site, experts: Tensor) -> Tensor | None:
+    """The integer table [vocabulary, k] of a hash router."""
+    tables = (tensor for _, tensor in own_tensors(site.router) if not tensor.is_floating_point())
+    return next((table for table in tables if table.ndim == 2 and table.shape[1] == experts.shape[1]), None)
+
+
+def norm_weight(site: Site, call: RouterCall) -> Tensor | None:
+    """Weight of the RMS norm right before the block, if its output really is weight * x / rms(x)."""
+    if call.norm_inputs is None or call.norm_output is None or call.norm_path is None:
+        return None
+    norm = next(module for path, module in site.norms if path == call.norm_path)
+    weight = next((tensor for name, tensor in own_tensors(norm) if name == "weight"), None)
+    if weight is None or weight.shape != call.norm_inputs.shape[-1:]:
+        return None
+    x, out = call.norm_inputs[:64].double(), call.norm_output[:64].double()
+    unit = x / x.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-30)
+    for gamma in (weight.to(x.device).double(), 1 + weight.to(x.device).double()):
+        # The epsilon of the norm only shrinks the output, so the bound stays a bound.
+        if bool(torch.isfinite(out).all()) and float((out - gamma * unit).norm() / out.norm().clamp_min(1e-30)) < 0.02:
+            return gamma.float()
+    return None
