@@ -4,8 +4,10 @@ One ``RouterEvidence`` per router: its facts, what its weights say, and what the
 not measured is None, and a detector that needs it says *skipped*.
 """
 
+from moeprobe.findings.contract import Contract
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
+from moeprobe.findings.weights import ExpertWeights, GateShape
 
 
 class Interval(Plain):
@@ -43,7 +45,8 @@ class GateWeights(Plain):
 
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
     (Cauchy-Schwarz behind an RMS norm of weight gamma; SCIENCE A2), plus the logit bias where there is one.
-    It is None where no RMS norm before the router could be verified.
+    It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
+    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before.
     """
 
     dtype: str
@@ -53,6 +56,9 @@ class GateWeights(Plain):
     row_norms: list[float]
     logit_bound: list[float] | None
     hash_table: HashTable | None
+    nearest_row: list[int] | None = None
+    row_cosine: list[float] | None = None
+    shape: GateShape | None = None
 
 
 class Load(Plain):
@@ -168,30 +174,6 @@ class HashUse(Plain):
     predicted_counts: list[int]
 
 
-class Contract(Plain):
-    """What ran against what should have run, as numbers of tokens; differences within rounding are not counted.
-
-    Of ``executed`` tokens, ``not_returned`` had an expert run that the router did not return and
-    ``other_weights`` had weights that are not the router's. Of ``chosen`` tokens, ``other_choice`` had other
-    experts than the rule gives for the recorded logits, ``other_choice_unbiased`` than it gives without its
-    selection bias, and ``outside_groups`` an expert outside the best groups. Of ``weighed`` tokens,
-    ``other_weighting`` had other weights, relative to each other, than the scores give, and
-    ``other_weighting_biased`` than the scores with their bias give. None where the rule has no such part,
-    or is not known.
-    """
-
-    executed: int
-    not_returned: int
-    other_weights: int
-    chosen: int
-    other_choice: int | None
-    other_choice_unbiased: int | None
-    outside_groups: int | None
-    weighed: int
-    other_weighting: int | None
-    other_weighting_biased: int | None
-
-
 class Activations(Plain):
     """What the probe showed at one router."""
 
@@ -210,10 +192,11 @@ class Activations(Plain):
 
 
 class RouterEvidence(Plain):
-    """One router: its facts, its weights, its activations."""
+    """One router: its facts, its weights, its experts' weights, its activations."""
 
     router: Router
     weights: GateWeights | None = None
+    experts: ExpertWeights | None = None
     activations: Activations | None = None
 
 

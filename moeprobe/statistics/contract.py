@@ -8,7 +8,7 @@ units in the last place, and weights only where their shares of the token's sum 
 import torch
 from torch import Tensor
 
-from moeprobe.findings.evidence import Contract
+from moeprobe.findings.contract import Contract
 from moeprobe.findings.router import Router
 from moeprobe.routers.rule import group_scores
 from moeprobe.statistics.observation import Observation
