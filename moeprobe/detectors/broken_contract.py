@@ -124,8 +124,9 @@ def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
     if case.evidence.weights is None:
         case.note("the recorded logits are not the product of the gate and its input")
     if _enough(case, contract.executed):
-        _judge_choice(case, contract, kin)
-        _judge_weights(case, shown, contract, kin)
+        if not _judge_function(case, kin):
+            _judge_choice(case, contract, kin)
+            _judge_weights(case, shown, contract, kin)
         _judge_gradient(case, shown)
 
 
@@ -148,6 +149,23 @@ def _judge_execution(case: Case[BrokenContractLimits], contract: Contract) -> bo
     return bool(case.findings)
 
 
+def _judge_function(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> bool:
+    """Whether the weights follow a score function other than the expected one; the choice then says nothing."""
+    router = case.evidence.router
+    declared, usual = declared_function(case.evidence), usual_functions(kin)
+    # Of two routers that differ nobody knows which one is right.
+    expected = {declared} if declared else usual if len(kin) > 1 else set()
+    if router.biased_weights or not router.explaining or not expected or expected & set(router.explaining):
+        return False
+    what = f"the weights follow {router.score_function}, although {_who(declared, usual)}"
+    _find(case, "error", what, None, OTHER_FUNCTION)
+    return True
+
+
+def _who(declared: str | None, usual: set[str]) -> str:
+    return f"the config names {declared}" if declared else f"the other layers follow {' or '.join(sorted(usual))}"
+
+
 def _judge_choice(case: Case[BrokenContractLimits], contract: Contract, kin: list[RouterEvidence]) -> None:
     router = case.evidence.router
     usual = usual_groups(kin)
@@ -162,14 +180,14 @@ def _judge_choice(case: Case[BrokenContractLimits], contract: Contract, kin: lis
         if router.groups is None and usual is not None:
             what = f"the choice ignores the groups ({usual.kept} of {usual.count}) by which the other layers choose"
             _find(case, "error", what, None, OUTSIDE_GROUPS)
-    elif router.groups and _over(case, outside):
-        what = f"in {percent(outside)} of the tokens an expert outside the best groups is chosen"
-        _find(case, "error", what, outside, OUTSIDE_GROUPS)
     elif contract.other_choice_unbiased is not None and not _over(
         case, _share(contract.other_choice_unbiased, contract.chosen)
     ):
         what = f"{percent(other)} of the tokens have the experts that the scores give without the selection bias"
         _find(case, "error" if any(map(_uses_bias, kin)) else "warning", what, other, BIAS_UNUSED)
+    elif router.groups and _over(case, outside):
+        what = f"in {percent(outside)} of the tokens an expert outside the best groups is chosen"
+        _find(case, "error", what, outside, OUTSIDE_GROUPS)
     elif declared_function(case.evidence) or any(map(_follows, kin)):
         what = f"in {percent(other)} of the tokens the chosen experts are not those that the rule gives"
         _find(case, "error", what, other, OTHER_CHOICE)
@@ -182,7 +200,7 @@ def _judge_weights(
 ) -> None:
     router = case.evidence.router
     declared, usual = declared_function(case.evidence), usual_functions(kin)
-    who = f"the config names {declared}" if declared else f"the other layers follow {' or '.join(sorted(usual))}"
+    who = _who(declared, usual)
     if router.score_function is None:
         if shown.logits and shown.logits.nonfinite:
             case.skip("logits are not finite (see sqrt-nan)")
@@ -203,11 +221,6 @@ def _judge_weights(
             _find(case, "error", what, other, UNKNOWN_WEIGHTS)
         else:
             case.skip("the rule of this family is not known")
-    elif router.explaining and not router.biased_weights:
-        expected = {declared} if declared else usual if len(kin) > 1 else set()
-        if expected and not expected & set(router.explaining):
-            what = f"the weights follow {router.score_function}, although {who}"
-            _find(case, "error", what, None, OTHER_FUNCTION)
 
 
 def _judge_gradient(case: Case[BrokenContractLimits], shown: Activations) -> None:

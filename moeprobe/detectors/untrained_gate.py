@@ -24,7 +24,8 @@ standard normal whatever the experts look like, because then any pairing is as g
 
 ## Limits
 
-- `sigmas` (4): largest departure from a random matrix. 10,000 random gates of 4 to 256 rows stay below.
+- `sigmas` (4): largest departure from a random matrix. 2,520 random gates of 4 to 256 rows and
+  64 to 4096 columns stayed below 3.7 (measured).
 - `coupling` (3): own against foreign rows in standard errors. Trained layers have 3.7 to 12 (measured on small
   models of five families), unrelated gates 0 with a standard deviation of 1.
 - `min_entries` (256): entries of the gate below which nothing can be told.
