@@ -76,13 +76,9 @@ def router(layer: int, function: str | None = "sigmoid", kind: str = "top-k", **
 def shape(**facts: Any) -> GateShape:
     """Shape of a trained gate: far from a random one in its spectrum and norms."""
     defaults: dict[str, Any] = {
-        "rows": EXPERTS,
-        "columns": 64,
-        "norm_variation": 0.3,
-        "largest_singular": 1.8,
-        "cosine_rms": 2.5,
+        "rows": EXPERTS, "columns": 64, "norm_variation": 0.3, "largest_singular": 1.8, "cosine_rms": 2.5,
         "kurtosis": 4.0,
-    }
+    }  # fmt: skip
     return GateShape.model_validate(defaults | facts)
 
 
@@ -101,17 +97,10 @@ def experts(**facts: Any) -> ExpertWeights:
 
 def contract(**facts: Any) -> Contract:
     defaults: dict[str, Any] = {
-        "executed": TOKENS,
-        "not_returned": 0,
-        "other_weights": 0,
-        "chosen": TOKENS,
-        "other_choice": 0,
-        "other_choice_unbiased": TOKENS // 2,
-        "outside_groups": None,
-        "weighed": TOKENS,
-        "other_weighting": 0,
+        "executed": TOKENS, "not_returned": 0, "other_weights": 0, "chosen": TOKENS, "other_choice": 0,
+        "other_choice_unbiased": TOKENS // 2, "outside_groups": None, "weighed": TOKENS, "other_weighting": 0,
         "other_weighting_biased": TOKENS,
-    }
+    }  # fmt: skip
     return Contract.model_validate(defaults | facts)
 
 
