@@ -30,7 +30,7 @@ from moeprobe.records.store import RecordStore
 from moeprobe.routers.alone import read_alone
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.stored import with_stored_dtypes
-from moeprobe.routers.weights import gate_weights
+from moeprobe.routers.weights import expert_weights, gate_weights
 from moeprobe.statistics.collect import Collector
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def analyze(
 
     headers = read_headers(checkpoint.shards) if checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in recording.gates]
+    sites = {site.path: site for site in recording.sites}
     seen = {gate.router.path: collector.activations(gate.router.path) for gate in gates}
     with bars.counting("loss test") as tick:
         experiments = run_experiments(live, recording.sites, batches, seen, recipe.scale, tick)
@@ -118,7 +119,10 @@ def analyze(
         dtype=str(live.dtype).removeprefix("torch."),
         routers=[
             RouterEvidence(
-                router=gate.router, weights=gate_weights(gate, vocabulary), activations=seen[gate.router.path]
+                router=gate.router,
+                weights=gate_weights(gate, vocabulary),
+                experts=expert_weights(sites[gate.router.path], gate),
+                activations=seen[gate.router.path],
             )
             for gate in gates
         ],

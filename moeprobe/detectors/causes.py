@@ -7,7 +7,7 @@ the checks stay as they were.
 
 from collections.abc import Callable, Iterable
 
-from moeprobe.detectors import bias_runaway, flatness, scale_mismatch, sqrt_nan
+from moeprobe.detectors import bias_runaway, broken_contract, duplicate_experts, flatness, scale_mismatch, sqrt_nan
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, Finding
 
@@ -67,7 +67,13 @@ def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None
 
 def _lost_in_all_layers(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
     """One conversion loses the bias of all layers, one config value scales all of them: the first stands for all."""
-    shared = (bias_runaway.CONSTANT, scale_mismatch.FACTOR, scale_mismatch.UNNORMALISED, scale_mismatch.NORMALISED)
+    shared = (
+        bias_runaway.CONSTANT,
+        scale_mismatch.FACTOR,
+        scale_mismatch.UNNORMALISED,
+        scale_mismatch.NORMALISED,
+        *broken_contract.IN_CODE,
+    )
     same = root.cause == found.cause and root.detector == found.detector
     return same and found.cause in shared and depth[root.router] < depth[found.router]
 
@@ -80,10 +86,38 @@ def _loss_of_the_whole_model(root: Finding, found: Finding, _depth: dict[str | N
     return whole and wrong and (root.cause == found.cause or root.cause not in sizes)
 
 
+def _broken_rule(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """Other weights or another choice than the rule's show in their sums, in the load and in a recomputation."""
+    if root.detector != "broken-contract" or root.router != found.router:
+        return False
+    sums = found.detector == "scale-mismatch" and found.cause in (
+        scale_mismatch.UNEXPLAINED,
+        scale_mismatch.NORMALISED,
+        scale_mismatch.UNNORMALISED,
+        scale_mismatch.FACTOR,
+    )
+    return sums or found.detector == "low-precision-routing"
+
+
+def _rounding_of_flat_scores(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """Where hardly anybody is preferred, rounding decides."""
+    return root.detector == "flat-scores" and found.detector == "low-precision-routing" and root.router == found.router
+
+
+def _copied_with_their_rows(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """Experts that were copied with their gate rows are one fault; rows alone are another."""
+    copies = root.cause in (duplicate_experts.IDENTICAL, duplicate_experts.SIMILAR) and root.router == found.router
+    rows = found.cause == flatness.EQUAL_ROWS and found.detector == "flat-scores"
+    return copies and rows and (not root.experts or (bool(found.experts) and set(found.experts) <= set(root.experts)))
+
+
 _RULES: tuple[Explains, ...] = (
     _flat_so_the_bias_decides,
     _bias_so_one_set,
     _not_finite_downstream,
     _lost_in_all_layers,
     _loss_of_the_whole_model,
+    _broken_rule,
+    _rounding_of_flat_scores,
+    _copied_with_their_rows,
 )

@@ -7,19 +7,33 @@ from typing import Any
 from pydantic import ValidationError
 
 from moeprobe.detectors.bias_runaway import BiasRunaway
+from moeprobe.detectors.broken_contract import BrokenContract
 from moeprobe.detectors.case import Limits
 from moeprobe.detectors.causes import trace_causes
 from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.duplicate_experts import DuplicateExperts
 from moeprobe.detectors.flat_scores import FlatScores
 from moeprobe.detectors.hash_boundary import HashBoundary
+from moeprobe.detectors.low_precision import LowPrecision
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
+from moeprobe.detectors.untrained_gate import UntrainedGate
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import Check
 from moeprobe.recipe import suggestion
 
-DETECTORS: tuple[Detector[Any], ...] = (FlatScores(), BiasRunaway(), SqrtNan(), ScaleMismatch(), HashBoundary())
+DETECTORS: tuple[Detector[Any], ...] = (
+    FlatScores(),
+    BiasRunaway(),
+    SqrtNan(),
+    ScaleMismatch(),
+    HashBoundary(),
+    LowPrecision(),
+    BrokenContract(),
+    DuplicateExperts(),
+    UntrainedGate(),
+)
 
 
 def find(word: str) -> list[Detector[Any]]:

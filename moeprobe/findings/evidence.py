@@ -4,8 +4,10 @@ One ``RouterEvidence`` per router: its facts, what its weights say, and what the
 not measured is None, and a detector that needs it says *skipped*.
 """
 
+from moeprobe.findings.contract import Contract
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
+from moeprobe.findings.weights import ExpertWeights, GateShape
 
 
 class Interval(Plain):
@@ -43,7 +45,8 @@ class GateWeights(Plain):
 
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
     (Cauchy-Schwarz behind an RMS norm of weight gamma; SCIENCE A2), plus the logit bias where there is one.
-    It is None where no RMS norm before the router could be verified.
+    It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
+    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before.
     """
 
     dtype: str
@@ -53,6 +56,9 @@ class GateWeights(Plain):
     row_norms: list[float]
     logit_bound: list[float] | None
     hash_table: HashTable | None
+    nearest_row: list[int] | None = None
+    row_cosine: list[float] | None = None
+    shape: GateShape | None = None
 
 
 class Load(Plain):
@@ -182,13 +188,15 @@ class Activations(Plain):
     balance_law: BalanceLaw | None = None
     token_ids: TokenIds | None = None
     hash_use: HashUse | None = None
+    contract: Contract | None = None
 
 
 class RouterEvidence(Plain):
-    """One router: its facts, its weights, its activations."""
+    """One router: its facts, its weights, its experts' weights, its activations."""
 
     router: Router
     weights: GateWeights | None = None
+    experts: ExpertWeights | None = None
     activations: Activations | None = None
 
 

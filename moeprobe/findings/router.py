@@ -58,8 +58,10 @@ class Router(Plain):
     ``score_columns`` the width of the logits (larger where a family has zero or skip experts).
     ``score_function``, ``renormalised`` and ``scaling_factor`` are fitted from logits and weights:
     weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score
-    function explains the weights; ``fit_error`` is the largest relative error of the fit and
+    function explains the weights; ``fit_error`` is the largest relative error of the fit (None where the rule was
+    taken from a router of the same class), ``explaining`` all score functions that explain the weights and
     ``selection_agreement`` the share of tokens whose experts the fitted selection rule reproduces.
+    ``biased_weights``: only scores with the selection bias in them explain the weights.
     ``output_factor`` is a factor on the experts' output, not contained in the weights.
     ``origin`` says who named the router: transformers' own declaration, or its shape and place.
     ``verified`` means that it fired once per forward pass and that the experts received what it returned.
@@ -78,6 +80,8 @@ class Router(Plain):
     scaling_factor: float | None = None
     output_factor: float | None = None
     fit_error: float | None = None
+    explaining: list[ScoreFunction] = []
+    biased_weights: bool = False
     selection_agreement: float | None = None
     selection_bias: Bias | None = None
     logit_bias: Bias | None = None

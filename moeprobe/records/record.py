@@ -21,6 +21,8 @@ class Record:
         token_ids: [tokens] int64, None where the forward pass was not given ids.
         positions: [tokens] int64, index of the token in its row.
         documents: [tokens] int64, index of the document; the row of the batch where nobody named documents.
+        returned_experts, returned_weights: [tokens, k] what the router returned, where it is not, bit for bit,
+            what the experts received; else None.
         gate: the live tensors that recompute the choice.
         inputs: [tokens, hidden] the router's input in the run dtype, if the recording keeps inputs.
         routed, shared, residual: [tokens] float32 L2 norms of the routed output (with a factor on it, if there
@@ -36,6 +38,8 @@ class Record:
     positions: Tensor
     documents: Tensor
     gate: Gate
+    returned_experts: Tensor | None = None
+    returned_weights: Tensor | None = None
     inputs: Tensor | None = None
     routed: Tensor | None = None
     shared: Tensor | None = None

@@ -134,7 +134,7 @@ class Recording:
         known = self._gates.get(site.path)
         if known is None:
             gate = read_gate(site, call, getattr(self.model, "config", None), self._relatives.get(type(site.router)))
-            if gate.router.fit_error is not None:
+            if gate.router.fit_error is not None and not gate.router.biased_weights:
                 self._relatives.setdefault(type(site.router), gate)
             verified, reason = verify(site, call)
         else:
@@ -155,6 +155,7 @@ class Recording:
         total = experts.shape[0]
         token_ids, positions, documents, keep = self._rows(total, experts.device)
         factor = gate.router.output_factor or 1.0
+        changed = call.equal is False
         record = Record(
             router=gate.router,
             logits=None if call.logits is None else call.logits.float().clone(),
@@ -164,6 +165,8 @@ class Recording:
             positions=positions,
             documents=documents,
             gate=gate,
+            returned_experts=call.experts.long().clone() if changed and call.experts is not None else None,
+            returned_weights=call.weights.float().clone() if changed and call.weights is not None else None,
             inputs=call.inputs if self._keep_inputs else None,
             routed=_norms(call.routed, total, factor),
             shared=_norms(call.gated_shared, total),

@@ -10,6 +10,7 @@ from moeprobe.reporting.readers import (
     at,
     evenness,
     interquartile,
+    largest,
     largest_bound,
     of_bias,
     of_load,
@@ -21,6 +22,7 @@ from moeprobe.reporting.readers import (
 _A = "activations."
 _LOGITS, _CHOICE = f"{_A}logits.", f"{_A}selection."
 _SIZE, _SUMS, _TABLE = f"{_A}magnitudes.", f"{_A}weights.", "weights.hash_table."
+_RULE, _SHAPE = f"{_A}contract.", "weights.shape."
 
 QUANTITIES: dict[str, Quantity] = {
     "kind": Quantity("kind", at("router.kind")),
@@ -90,6 +92,23 @@ QUANTITIES: dict[str, Quantity] = {
     "bias_iqr": Quantity("bias, interquartile", of_bias(interquartile)),
     "balance_law": Quantity("balance law, correlation", at(f"{_A}balance_law.correlation")),
     "balance_slope": Quantity("balance law, slope", at(f"{_A}balance_law.slope")),
+    "product": Quantity("product in", at("router.arithmetic.product")),
+    "choice_in": Quantity("selection in", at("router.arithmetic.selection")),
+    "not_returned": Quantity("other experts ran", at(f"{_RULE}not_returned")),
+    "other_weights": Quantity("other weights ran", at(f"{_RULE}other_weights")),
+    "other_choice": Quantity("choice off the rule", at(f"{_RULE}other_choice")),
+    "outside_groups": Quantity("outside the groups", at(f"{_RULE}outside_groups")),
+    "other_weighting": Quantity("weights off the rule", at(f"{_RULE}other_weighting")),
+    "other_biased": Quantity("off the biased scores", at(f"{_RULE}other_weighting_biased")),
+    "fit_error": Quantity("error of the fit", at("router.fit_error")),
+    "identical_experts": Quantity("groups of equal experts", at("experts.identical")),
+    "expert_cosine": Quantity("expert cosine, largest", largest("experts.cosine"), digits=5),
+    "row_cosine": Quantity("gate row cosine, largest", largest("weights.row_cosine"), digits=5),
+    "coupling": Quantity("rows tied to experts (sigma)", at("experts.coupling")),
+    "norm_variation": Quantity("variation of row norms", at(f"{_SHAPE}norm_variation")),
+    "largest_singular": Quantity("largest singular value / random", at(f"{_SHAPE}largest_singular")),
+    "cosine_rms": Quantity("row cosines / random", at(f"{_SHAPE}cosine_rms")),
+    "kurtosis": Quantity("kurtosis", at(f"{_SHAPE}kurtosis")),
     "information": Quantity("information from the id", at(f"{_A}token_ids.information")),
     "information_null": Quantity("shuffled", at(f"{_A}token_ids.shuffled")),
 }
@@ -112,5 +131,12 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
         "kind", "table_outside", "table_repeats", "table_unreachable", "hash_mismatches",
         "flips_noise", "margin", "std", "residual", "input_rms", "routed_rms",
     ),
+    "low-precision-routing": ("product", "choice_in", "flips_float32", "rounding", "margin"),
+    "broken-contract": (
+        "score", "fit_error", "not_returned", "other_weights", "other_choice", "outside_groups",
+        "other_weighting", "other_biased",
+    ),
+    "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
+    "untrained-gate": ("coupling", "norm_variation", "largest_singular", "cosine_rms", "kurtosis"),
 }  # fmt: skip
 """Which numbers each detector looks at, in the order of its table."""

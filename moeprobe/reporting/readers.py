@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.reporting.escape import inline
@@ -43,6 +44,19 @@ def at(path: str) -> Callable[[RouterEvidence], Cell]:
         if isinstance(value, list):
             return len(value)
         return value if isinstance(value, float | int | str) else str(value)
+
+    return read
+
+
+def largest(path: str) -> Callable[[RouterEvidence], Cell]:
+    """Reader of the largest number of a list at a dotted path; None where it was not measured or is empty."""
+    first, *rest = path.split(".")
+
+    def read(evidence: RouterEvidence) -> Cell:
+        found: Any = getattr(evidence, first)
+        for name in rest:
+            found = None if found is None else getattr(found, name)
+        return max(found) if found else None
 
     return read
 

@@ -5,7 +5,7 @@ inferred from the chosen set, but it can from logits and weights); the chosen ex
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,12 +19,18 @@ FACTOR_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class WeightFit:
-    """weights = ``factor`` * score / (sum of chosen scores, if ``renormalised``), to a relative ``error``."""
+    """weights = ``factor`` * score / (sum of chosen scores, if ``renormalised``), to a relative ``error``.
+
+    ``biased``: only scores with the selection bias in them explain the weights. ``explaining``: all score
+    functions that do.
+    """
 
     function: ScoreFunction
     renormalised: bool
     factor: float
     error: float
+    biased: bool = False
+    explaining: tuple[ScoreFunction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ def weight_tolerance(dtype: torch.dtype) -> float:
 
 
 def fit_weights(
-    logits: Tensor, experts: Tensor, weights: Tensor, score_dtype: torch.dtype, declared: Declared
+    logits: Tensor,
+    experts: Tensor,
+    weights: Tensor,
+    score_dtype: torch.dtype,
+    declared: Declared,
+    bias: Tensor | None = None,
 ) -> WeightFit | None:
     """The simplest rule that explains the weights, None where none does.
 
@@ -52,6 +63,7 @@ def fit_weights(
         weights: [tokens, k] as the experts received them.
         score_dtype: dtype in which the router applied its score function.
         declared: the config's promise; it only breaks ties between rules that explain the weights equally.
+        bias: [columns] a bias that the scores behind the weights are taken to hold, None for none.
 
     """
     usable = torch.isfinite(logits).all(dim=-1) & torch.isfinite(weights).all(dim=-1)
@@ -63,7 +75,8 @@ def fit_weights(
     tolerance = max(16 * coarsest, 2e-5)
     fits = []
     for function in SCORE_FUNCTIONS:
-        chosen = scores(logits.to(score_dtype), function).double().gather(-1, experts)
+        score = scores(logits.to(score_dtype), function).double()
+        chosen = (score if bias is None else score + bias.double()).gather(-1, experts)
         for renormalised in (True, False):
             predicted = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20) if renormalised else chosen
             norm = predicted.square().sum()
@@ -75,8 +88,11 @@ def fit_weights(
                 float(((given - factor * predicted).abs() / scale).quantile(0.99)) if given.shape[0] < 10**6 else 1.0
             )
             if error <= tolerance and factor > 0:
-                fits.append(WeightFit(function, renormalised, factor, error))
-    return min(fits, key=lambda fit: _unlikelihood(fit, declared)) if fits else None
+                fits.append(WeightFit(function, renormalised, factor, error, biased=bias is not None))
+    if not fits:
+        return None
+    explaining = tuple(dict.fromkeys(fit.function for fit in fits))
+    return replace(min(fits, key=lambda fit: _unlikelihood(fit, declared)), explaining=explaining)
 
 
 def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool, float]:

@@ -68,6 +68,8 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         scaling_factor=fit.factor if fit else None,
         output_factor=_output_factor(call),
         fit_error=None if fit is None or fit.error == float("inf") else fit.error,
+        explaining=list(fit.explaining) if fit else [],
+        biased_weights=fit is not None and fit.biased,
         selection_agreement=None if chosen is None else chosen.agreement,
         selection_bias=_bias_fact(bias),
         logit_bias=_bias_fact(logit_bias),
@@ -121,6 +123,8 @@ def _fit(
     name = arithmetic.score if arithmetic and arithmetic.score else "float32"
     score_dtype: torch.dtype = getattr(torch, name)
     fit = fit_weights(logits, experts, weights, score_dtype, declared)
+    if fit is None and bias is not None:
+        fit = fit_weights(logits, experts, weights, score_dtype, declared, bias[1])
     if fit is None or table is not None:
         return fit, None, bias
     score = scores(logits.to(score_dtype), fit.function)

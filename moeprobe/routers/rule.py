@@ -30,15 +30,20 @@ def selection_scores(score: Tensor, bias: Tensor | None, groups: Groups | None) 
     choice = score if bias is None else score + bias
     if groups is None:
         return choice
-    members = choice.reshape(*choice.shape[:-1], groups.count, -1)
-    if groups.score == "max":
-        group_score = members.amax(dim=-1)
-    else:
-        group_score = members.topk(min(2, members.shape[-1]), dim=-1).values.sum(dim=-1)
+    group_score = group_scores(choice, groups)
     kept = group_score.topk(groups.kept, dim=-1).indices
     mask = torch.zeros_like(group_score, dtype=torch.bool).scatter_(-1, kept, True)
     fill = float("-inf") if groups.fill == "-inf" else 0.0
+    members = choice.reshape(*choice.shape[:-1], groups.count, -1)
     return members.masked_fill(~mask.unsqueeze(-1), fill).flatten(-2)
+
+
+def group_scores(choice: Tensor, groups: Groups) -> Tensor:
+    """What ranks the groups, [tokens, groups], from scores with their bias [tokens, columns]."""
+    members = choice.reshape(*choice.shape[:-1], groups.count, -1)
+    if groups.score == "max":
+        return members.amax(dim=-1)
+    return members.topk(min(2, members.shape[-1]), dim=-1).values.sum(dim=-1)
 
 
 def choose(selection: Tensor, k: int) -> Tensor:

@@ -3,8 +3,14 @@
 import torch
 
 from moeprobe.findings.evidence import GateWeights, HashTable
+from moeprobe.findings.weights import ExpertWeights
 from moeprobe.routers.arithmetic import short
+from moeprobe.routers.coupling import coupling
+from moeprobe.routers.duplicates import expert_gram, identical, nearest
+from moeprobe.routers.experts import expert_tensors
+from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
+from moeprobe.routers.gate_shape import gate_shape
 
 
 def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
@@ -21,6 +27,10 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
     finite = torch.isfinite(weight).all(dim=-1)
     norms = weight.norm(dim=-1)
     clean = torch.where(finite.unsqueeze(-1), weight, 0.0)
+    usable = bool(finite.all()) and bool((norms > 0).all())
+    experts = clean[: gate.router.experts].double()
+    centred = experts - experts.mean(dim=0)
+    near, cosine = nearest(centred @ centred.T) if usable and len(experts) > 1 else (None, None)
     return GateWeights(
         dtype=short(gate.weight.dtype) or "",
         nonfinite_rows=(~finite).nonzero().flatten().tolist(),
@@ -29,6 +39,27 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
         row_norms=[float(n) for n in norms],
         logit_bound=_bound(gate, clean) if bool(finite.all()) else None,
         hash_table=_hash_table(gate, vocabulary),
+        nearest_row=near,
+        row_cosine=cosine,
+        shape=gate_shape(experts) if usable else None,
+    )
+
+
+def expert_weights(site: Site, gate: Gate) -> ExpertWeights:
+    """Equal and similar experts, and whether the gate's rows belong to them."""
+    try:
+        tensors = expert_tensors(site, gate.router.experts)
+    except ValueError as error:
+        return ExpertWeights(reason=str(error))
+    gram = expert_gram(tensors)
+    near, cosine = nearest(gram) if gate.router.experts > 1 else ([], [])
+    rows = None if gate.weight is None else gate.weight.detach()[: gate.router.experts]
+    usable = rows is not None and bool(torch.isfinite(rows).all())
+    return ExpertWeights(
+        identical=identical(tensors, gram),
+        nearest=near,
+        cosine=cosine,
+        coupling=coupling(tensors, rows) if rows is not None and usable else None,
     )
 
 

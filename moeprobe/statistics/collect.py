@@ -9,6 +9,7 @@ from moeprobe.findings.evidence import Activations
 from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.statistics.balance_law import BalanceLawStatistic
+from moeprobe.statistics.contract import ContractStatistic
 from moeprobe.statistics.hash_use import HashStatistic
 from moeprobe.statistics.load import LoadStatistic
 from moeprobe.statistics.logits import LogitStatistic
@@ -39,6 +40,7 @@ class RouterStatistics:
         self.balance_law = BalanceLawStatistic(router)
         self.token_ids = TokenIdStatistic(router, ids)
         self.hash_use = HashStatistic(router)
+        self.contract = ContractStatistic(router)
 
     @property
     def all(self) -> list[Statistic]:
@@ -72,6 +74,7 @@ class RouterStatistics:
             balance_law=self.balance_law.value(),
             token_ids=self.token_ids.value(),
             hash_use=self.hash_use.value(),
+            contract=self.contract.value(),
         )
 
 

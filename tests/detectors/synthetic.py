@@ -4,6 +4,7 @@ from typing import Any
 
 from moeprobe.detectors.detector import Judgement
 from moeprobe.detectors.registry import choose, judge, resolve_limits
+from moeprobe.findings.contract import Contract
 from moeprobe.findings.evidence import (
     Activations,
     Evidence,
@@ -26,8 +27,10 @@ from moeprobe.findings.evidence import (
 )
 from moeprobe.findings.finding import Check, Finding
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
+from moeprobe.findings.weights import ExpertWeights, GateShape
 
 EXPERTS, K, TOKENS, VOCABULARY = 16, 4, 8192, 1000
+BFLOAT16 = Arithmetic(product="bfloat16", score="float32", selection="float32", weights="bfloat16")
 SOURCES = ("c", "dialogue", "english", "german", "python")
 
 
@@ -59,6 +62,7 @@ def router(layer: int, function: str | None = "sigmoid", kind: str = "top-k", **
         "scaling_factor": 2.5,
         "output_factor": 1.0,
         "fit_error": 1e-6,
+        "explaining": [] if function is None else [function],
         "selection_bias": None if kind == "hash" else bias(around(0.0, 0.2)),
         "shared_experts": "shared_experts",
         "arithmetic": Arithmetic(product="float32", score="float32", selection="float32", weights="float32"),
@@ -67,6 +71,37 @@ def router(layer: int, function: str | None = "sigmoid", kind: str = "top-k", **
         "verified": True,
     }
     return Router.model_validate(defaults | facts)
+
+
+def shape(**facts: Any) -> GateShape:
+    """Shape of a trained gate: far from a random one in its spectrum and norms."""
+    defaults: dict[str, Any] = {
+        "rows": EXPERTS, "columns": 64, "norm_variation": 0.3, "largest_singular": 1.8, "cosine_rms": 2.5,
+        "kurtosis": 4.0,
+    }  # fmt: skip
+    return GateShape.model_validate(defaults | facts)
+
+
+RANDOM = shape(norm_variation=0.088, largest_singular=0.97, cosine_rms=1.0, kurtosis=2.95)
+"""Shape of independent Gaussian entries."""
+
+
+def experts(**facts: Any) -> ExpertWeights:
+    defaults: dict[str, Any] = {
+        "nearest": [1] + [0] * (EXPERTS - 1),
+        "cosine": [0.05] * EXPERTS,
+        "coupling": 7.0,
+    }
+    return ExpertWeights.model_validate(defaults | facts)
+
+
+def contract(**facts: Any) -> Contract:
+    defaults: dict[str, Any] = {
+        "executed": TOKENS, "not_returned": 0, "other_weights": 0, "chosen": TOKENS, "other_choice": 0,
+        "other_choice_unbiased": TOKENS // 2, "outside_groups": None, "weighed": TOKENS, "other_weighting": 0,
+        "other_weighting_biased": TOKENS,
+    }  # fmt: skip
+    return Contract.model_validate(defaults | facts)
 
 
 def gate(**facts: Any) -> GateWeights:
@@ -78,6 +113,9 @@ def gate(**facts: Any) -> GateWeights:
         "row_norms": [0.9] * EXPERTS,
         "logit_bound": [40.0] * EXPERTS,
         "hash_table": None,
+        "nearest_row": [1] + [0] * (EXPERTS - 1),
+        "row_cosine": [0.2] * EXPERTS,
+        "shape": shape(),
     }
     return GateWeights.model_validate(defaults | facts)
 
@@ -175,6 +213,7 @@ def activations(hashed: bool = False, **facts: Any) -> Activations:
         "weights": weights(),
         "magnitudes": magnitudes(shared=4.3 if hashed else 2.2),
         "hash_use": HashUse(mismatches=0, predicted_counts=load().counts) if hashed else None,
+        "contract": contract(chosen=0, other_choice=None, other_choice_unbiased=None) if hashed else contract(),
     }
     return Activations.model_validate(defaults | facts)
 
@@ -184,6 +223,7 @@ def learned(
     function: str | None = "sigmoid",
     facts: dict[str, Any] | None = None,
     gate_facts: dict[str, Any] | None = None,
+    expert_facts: dict[str, Any] | None = None,
     weights_only: bool = False,
     **shown: Any,
 ) -> RouterEvidence:
@@ -191,6 +231,7 @@ def learned(
     return RouterEvidence(
         router=router(layer, function, **(facts or {})),
         weights=gate(**(gate_facts or {})),
+        experts=experts(**(expert_facts or {})),
         activations=None if weights_only else activations(**shown),
     )
 
@@ -199,6 +240,7 @@ def hashed(layer: int = 0, table_facts: dict[str, Any] | None = None, **shown: A
     return RouterEvidence(
         router=router(layer, "sqrtsoftplus", "hash"),
         weights=gate(hash_table=table(**(table_facts or {}))),
+        experts=experts(),
         activations=activations(hashed=True, **shown),
     )
 

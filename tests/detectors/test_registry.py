@@ -12,14 +12,40 @@ from moeprobe.detectors.registry import DETECTORS, choose, documentation, explai
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Evidence, Experiments
 
-from .synthetic import bias, curve, evidence, hashed, judged, learned, logits, magnitudes, run, selection, weights
+from .synthetic import (
+    BFLOAT16,
+    RANDOM,
+    TOKENS,
+    bias,
+    contract,
+    curve,
+    evidence,
+    hashed,
+    judged,
+    learned,
+    logits,
+    magnitudes,
+    run,
+    selection,
+    weights,
+)
 
 
 def names(detectors: list[Detector]) -> list[str]:
     return [detector.name for detector in detectors]
 
 
-EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary"]
+EVERYTHING = [
+    "flat-scores",
+    "bias-runaway",
+    "sqrt-nan",
+    "scale-mismatch",
+    "hash-boundary",
+    "low-precision-routing",
+    "broken-contract",
+    "duplicate-experts",
+    "untrained-gate",
+]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +56,7 @@ EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash
         (("MP301", "mp101"), (), ["flat-scores", "sqrt-nan"]),
         (("MP2", "s"), (), ["bias-runaway", "sqrt-nan", "scale-mismatch"]),
         ((), ("MP",), None),
-        (("MP",), ("hash-boundary", "MP4"), EVERYTHING[:3]),
+        (("MP",), ("hash-boundary", "MP4", "MP7"), EVERYTHING[:3]),
     ],
 )
 def test_choose(select: tuple, ignore: tuple, chosen: list[str] | None) -> None:
@@ -114,6 +140,9 @@ def sick_model() -> Evidence:
         learned(2, "sqrtsoftplus", logits=logits(smallest=-104.0), selection=selection(bias_only=0.7)),
         learned(3, "softmax", weights=weights(nonfinite=3), magnitudes=magnitudes(shared=0.001)),
         learned(4, gate_facts={"logit_bound": None}, facts={"verified": False, "reason": "it fired twice"}),
+        learned(5, contract=contract(other_weighting=TOKENS, other_weighting_biased=0)),
+        learned(6, facts={"arithmetic": BFLOAT16}, selection=selection(flips_float32=0.4)),
+        learned(7, gate_facts={"shape": RANDOM}, expert_facts={"coupling": 0.3, "identical": [[2, 5]]}),
         experiments=Experiments(loss=2.0, scale=[curve(best=0.05)], gradient={"model.layers.2.mlp.gate": 9}),
     )
 

@@ -30,6 +30,7 @@ from moeprobe.findings.evidence import (
 from moeprobe.findings.finding import Check, Finding
 from moeprobe.findings.result import Environment, Model, Result, Unchecked
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Groups, Router
+from tests.reporting.sample_facts import CONTRACT, EXPERTS, SHAPE
 
 DETECTORS = ("flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary")
 CODES = dict(zip(DETECTORS, ("MP101", "MP201", "MP301", "MP401", "MP501"), strict=True))
@@ -290,7 +291,8 @@ def _router(
         hash_table=table if by_hash else None,
     )  # fmt: skip
     shown = _activations(dice, layer, experts, by_hash, layer in flat, (3, 7) if layer == runaway else ())
-    return RouterEvidence(router=router, weights=weights, activations=shown)
+    weights = weights.model_copy(update={"row_cosine": [0.2] * experts, "shape": SHAPE})
+    return RouterEvidence(router=router, weights=weights, experts=EXPERTS, activations=shown)
 
 
 def _activations(
@@ -338,6 +340,7 @@ def _activations(
         balance_law=None if by_hash else BalanceLaw(correlation=0.93, slope=0.4),
         token_ids=TokenIds(information=0.8, shuffled=0.21, entropy=2.5, ids=4_321, tokens=49_152),
         hash_use=HashUse(mismatches=0, predicted_counts=counts) if by_hash else None,
+        contract=CONTRACT,
     )  # fmt: skip
 
 

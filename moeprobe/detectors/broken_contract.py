@@ -1,0 +1,276 @@
+"""MP702 broken-contract: what ran is not what the router's rule gives.
+
+## What it finds
+
+Experts that run although the router did not choose them; a choice, or weights, that the logits do not give under
+the rule of the family; weights made of the biased score; an expert outside the best groups; a score function
+other than the one that the config names; and top-1 routing with weights that are always the same.
+
+## Why it matters
+
+These are mistakes of code, not of weights: an off-by-one in a dispatch, the bias left in the combine weights,
+masks that let left-out groups win, the wrong score function. The model runs, and loses quality.
+
+## How it is measured
+
+The experts and weights that the experts module received are compared with what the router returned. The
+router's own recorded logits are put through its rule (score function, bias, groups), in its own arithmetic: a
+choice counts as different only where a left-out expert beats a chosen one by more than four units in the last
+place, and weights only where their shares of the token's sum differ by more; factors and norms are the business
+of scale-mismatch. What the weights give without the bias, or with the bias in the weights, names the cause.
+
+A rule counts as known where the config names its score function, or where other routers of the same class
+follow it. Hash layers choose by their table, so only their weights are compared.
+
+## Limits
+
+- `share_error` (0.001): share of tokens that differ beyond rounding.
+- `constant_weight` (0.001): relative range of the weights of a top-1 router below which they are constant.
+- `min_tokens` (100): tokens before anything is judged.
+
+## Known false alarms
+
+None is known. Families whose logits are changed between gate and score, or whose weights hold more than a score
+function, a norm and a factor, have no known rule and are skipped. A family whose code names one score function
+in its config and uses another is reported, rightly.
+
+## What to do
+
+Compare the code of the router and of the dispatch with the reference implementation of the family; the cause
+says at which step.
+
+## References
+
+vllm issue 11971 (biased scores as weights); DeepSeek-V3 issue 741 and transformers pull request 45441 (masks);
+flashinfer issue 5190 (wrong score function); minimind issue 858 (top-1 with a norm).
+"""
+
+from pydantic import Field
+
+from moeprobe.detectors.case import Case, Limits
+from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.kin import declared_function, kin_of, usual_functions, usual_groups
+from moeprobe.detectors.wording import number, percent
+from moeprobe.findings.contract import Contract
+from moeprobe.findings.evidence import Activations, Evidence, RouterEvidence
+from moeprobe.findings.finding import Severity
+
+FOREIGN_EXPERTS = "the executed experts are not the router's choice"
+FOREIGN_WEIGHTS = "the experts receive other weights than the router's"
+OUTSIDE_GROUPS = "an expert outside the best groups is chosen"
+ZERO_MASK = "left-out groups win because their scores are set to zero"
+BIAS_UNUSED = "the selection ignores its bias"
+OTHER_CHOICE = "the chosen experts are not those of the rule"
+BIASED_WEIGHTS = "the weights use the biased score"
+OTHER_FUNCTION = "the weights follow another score function"
+UNKNOWN_WEIGHTS = "the weights follow no known rule"
+CONSTANT = "top-1 weights are constant"
+
+IN_CODE = (FOREIGN_EXPERTS, FOREIGN_WEIGHTS, ZERO_MASK, BIAS_UNUSED, OTHER_CHOICE, BIASED_WEIGHTS, OTHER_FUNCTION)
+"""Causes that sit in code or config, so that one mistake shows in all layers."""
+
+_REMEDIES = {
+    FOREIGN_EXPERTS: "Check the code between router and experts: shifted, sorted or remapped indices",
+    FOREIGN_WEIGHTS: "Check the code between router and experts: weights must travel with their indices",
+    OUTSIDE_GROUPS: "Check the group mask: groups that are left out must get minus infinity before top-k",
+    ZERO_MASK: "Fill the scores of left-out groups with minus infinity instead of zero",
+    BIAS_UNUSED: "Add the selection bias to the scores before top-k",
+    OTHER_CHOICE: "Check the steps from scores to top-k against the family's reference code",
+    BIASED_WEIGHTS: "Gather the weights from the scores without the bias; the bias is for the selection alone",
+    OTHER_FUNCTION: "Set the score function that the checkpoint was trained with",
+    UNKNOWN_WEIGHTS: "Check the steps from logits to weights against the family's reference code",
+    CONSTANT: "Use the score itself as the weight (norm_topk_prob: false) if the router is to be trained",
+}
+
+
+class BrokenContractLimits(Limits):
+    """Bars of broken-contract."""
+
+    share_error: float = Field(0.001, gt=0, le=1, description="Tokens that differ beyond rounding; healthy is 0")
+    constant_weight: float = Field(0.001, gt=0, description="Relative range of constant top-1 weights")
+    min_tokens: int = Field(100, ge=1, description="Tokens before anything is judged")
+
+
+class BrokenContract(Detector[BrokenContractLimits]):
+    """What ran is not what the router's rule gives."""
+
+    name = "broken-contract"
+    code = "MP702"
+    Limits = BrokenContractLimits
+
+    def judge(self, evidence: Evidence, limits: BrokenContractLimits) -> Judgement:
+        """One check per router."""
+        cases = self.open(evidence, limits)
+        for case in cases:
+            _judge(case, kin_of(case.evidence, evidence.routers))
+            case.keep_worst()
+        return Judgement.of(cases)
+
+
+def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
+    shown = case.evidence.activations
+    contract = shown.contract if shown else None
+    if contract and _enough(case, contract.executed) and _judge_execution(case, contract):
+        return
+    shown = case.activations()
+    if shown is None:
+        return
+    if contract is None:
+        case.skip("what ran was not compared with the rule")
+        return
+    if shown.logits is None:
+        case.skip("the family hands on no logits")
+        return
+    if case.evidence.weights is None:
+        case.note("the recorded logits are not the product of the gate and its input")
+    if _enough(case, contract.executed):
+        if not _judge_function(case, kin):
+            _judge_choice(case, contract, kin)
+            _judge_weights(case, shown, contract, kin)
+        _judge_gradient(case, shown)
+
+
+def _enough(case: Case[BrokenContractLimits], tokens: int) -> bool:
+    return case.enough_tokens(tokens, case.limits.min_tokens)
+
+
+def _judge_execution(case: Case[BrokenContractLimits], contract: Contract) -> bool:
+    """Whether something else ran than the router returned."""
+    foreign, weights = (
+        _share(contract.not_returned, contract.executed),
+        _share(contract.other_weights, contract.executed),
+    )
+    if _over(case, foreign):
+        what = f"in {percent(foreign)} of the tokens an expert runs that the router did not choose"
+        _find(case, "error", what, foreign, FOREIGN_EXPERTS)
+    elif _over(case, weights):
+        what = f"in {percent(weights)} of the tokens the experts receive other weights than the router returned"
+        _find(case, "error", what, weights, FOREIGN_WEIGHTS)
+    return bool(case.findings)
+
+
+def _judge_function(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> bool:
+    """Whether the weights follow a score function other than the expected one; the choice then says nothing."""
+    router = case.evidence.router
+    declared, usual = declared_function(case.evidence), usual_functions(kin)
+    # Of two routers that differ nobody knows which one is right.
+    expected = {declared} if declared else usual if len(kin) > 1 else set()
+    if router.biased_weights or not router.explaining or not expected or expected & set(router.explaining):
+        return False
+    what = f"the weights follow {router.score_function}, although {_who(declared, usual)}"
+    _find(case, "error", what, None, OTHER_FUNCTION)
+    return True
+
+
+def _who(declared: str | None, usual: set[str]) -> str:
+    return f"the config names {declared}" if declared else f"the other layers follow {' or '.join(sorted(usual))}"
+
+
+def _judge_choice(case: Case[BrokenContractLimits], contract: Contract, kin: list[RouterEvidence]) -> None:
+    router = case.evidence.router
+    usual = usual_groups(kin)
+    if router.kind == "hash" or contract.other_choice is None:
+        return
+    other = _share(contract.other_choice, contract.chosen)
+    outside = _share(contract.outside_groups, contract.chosen)
+    if router.groups and router.groups.fill == "0" and _over(case, outside):
+        what = f"in {percent(outside)} of the tokens an expert outside the best groups is chosen"
+        _find(case, "warning", what, outside, ZERO_MASK)
+    elif not _over(case, other):
+        if router.groups is None and usual is not None:
+            what = f"the choice ignores the groups ({usual.kept} of {usual.count}) by which the other layers choose"
+            _find(case, "error", what, None, OUTSIDE_GROUPS)
+    elif contract.other_choice_unbiased is not None and not _over(
+        case, _share(contract.other_choice_unbiased, contract.chosen)
+    ):
+        what = f"{percent(other)} of the tokens have the experts that the scores give without the selection bias"
+        _find(case, "error" if any(map(_uses_bias, kin)) else "warning", what, other, BIAS_UNUSED)
+    elif router.groups and _over(case, outside):
+        what = f"in {percent(outside)} of the tokens an expert outside the best groups is chosen"
+        _find(case, "error", what, outside, OUTSIDE_GROUPS)
+    elif declared_function(case.evidence) or any(map(_follows, kin)):
+        what = f"in {percent(other)} of the tokens the chosen experts are not those that the rule gives"
+        _find(case, "error", what, other, OTHER_CHOICE)
+    else:
+        case.skip("the selection rule of this family is not known")
+
+
+def _judge_weights(
+    case: Case[BrokenContractLimits], shown: Activations, contract: Contract, kin: list[RouterEvidence]
+) -> None:
+    router = case.evidence.router
+    declared, usual = declared_function(case.evidence), usual_functions(kin)
+    who = _who(declared, usual)
+    if router.score_function is None:
+        if shown.logits and shown.logits.nonfinite:
+            case.skip("logits are not finite (see sqrt-nan)")
+        elif declared or usual:
+            what = f"no score function, norm flag and factor explains the weights, although {who}"
+            _find(case, "error", what, None, UNKNOWN_WEIGHTS)
+        else:
+            case.skip("the rule of this family is not known")
+        return
+    other = _share(contract.other_weighting, contract.weighed)
+    biased = _share(contract.other_weighting_biased, contract.weighed)
+    if _over(case, other):
+        if contract.other_weighting_biased is not None and not _over(case, biased):
+            what = f"in {percent(other)} of the tokens the weights are made of the scores with the selection bias"
+            _find(case, "error", what, other, BIASED_WEIGHTS)
+        elif declared or usual:
+            what = f"in {percent(other)} of the tokens the weights are not those of the scores, although {who}"
+            _find(case, "error", what, other, UNKNOWN_WEIGHTS)
+        else:
+            case.skip("the rule of this family is not known")
+
+
+def _judge_gradient(case: Case[BrokenContractLimits], shown: Activations) -> None:
+    router, weights = case.evidence.router, shown.weights
+    if router.kind == "hash" or router.top_k != 1 or router.score_columns == 1 or not router.renormalised:
+        return
+    if weights is None or weights.smallest_sum is None or weights.largest_sum is None or weights.largest_sum <= 0:
+        return
+    span = 1 - weights.smallest_sum / weights.largest_sum
+    if span <= case.limits.constant_weight:
+        case.find(
+            "warning",
+            f"one expert is chosen and its weight, divided by itself, is always {number(weights.largest_sum)}: no "
+            f"gradient of the loss reaches the router (range {number(span)}, the limit is "
+            f"{number(case.limits.constant_weight)})",
+            quantity="relative range of the weights",
+            measured=span,
+            limit="constant_weight",
+            cause=CONSTANT,
+            remedy=_REMEDIES[CONSTANT],
+        )
+
+
+def _uses_bias(router: RouterEvidence) -> bool:
+    contract = router.activations.contract if router.activations else None
+    return _follows(router) and bool(contract and contract.other_choice_unbiased)
+
+
+def _follows(router: RouterEvidence) -> bool:
+    """Whether a router chooses by the rule that was fitted to it."""
+    contract = router.activations.contract if router.activations else None
+    return contract is not None and contract.chosen > 0 and contract.other_choice == 0
+
+
+def _share(count: int | None, total: int) -> float:
+    return (count or 0) / total if total else 0.0
+
+
+def _over(case: Case[BrokenContractLimits], share: float) -> bool:
+    return share >= case.limits.share_error
+
+
+def _find(case: Case[BrokenContractLimits], severity: Severity, what: str, share: float | None, cause: str) -> None:
+    limit = "" if share is None else f" (the limit is {percent(case.limits.share_error)})"
+    case.find(
+        severity,
+        what + limit,
+        quantity="share of tokens that break the rule" if share is not None else "rule of the router",
+        measured=share,
+        limit=None if share is None else "share_error",
+        cause=cause,
+        remedy=_REMEDIES[cause],
+    )

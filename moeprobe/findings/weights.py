@@ -1,0 +1,36 @@
+"""What tensors say without a forward pass: the shape of a gate matrix, and the experts beside it."""
+
+from moeprobe.findings.plain import Plain
+
+
+class GateShape(Plain):
+    """How much a gate matrix [rows, columns] looks like independent random entries (SCIENCE D10).
+
+    ``norm_variation``: standard deviation of the row norms over their mean, sqrt((kurtosis - 1) / (4 columns))
+    for random entries. ``largest_singular``: the largest singular value over rms * (sqrt(rows) +
+    sqrt(columns)), where that of random entries ends. ``cosine_rms``: root mean square of the cosines between
+    rows times sqrt(columns), 1 for random entries. ``kurtosis`` of the entries: 3 Gaussian, 1.8 uniform.
+    """
+
+    rows: int
+    columns: int
+    norm_variation: float
+    largest_singular: float
+    cosine_rms: float
+    kurtosis: float
+
+
+class ExpertWeights(Plain):
+    """What the routed experts' own tensors say; ``reason`` why they could not be read, else empty.
+
+    ``identical``: groups of experts that are equal bit for bit. ``nearest`` [experts] the other expert of the
+    largest ``cosine`` [experts] between the flattened tensors. ``coupling``: how far the experts answer
+    differently to their own gate row than to the rows of others, in standard errors; 0 +- 1 where gate and
+    experts are unrelated.
+    """
+
+    reason: str = ""
+    identical: list[list[int]] = []
+    nearest: list[int] = []
+    cosine: list[float] = []
+    coupling: float | None = None

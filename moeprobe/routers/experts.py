@@ -1,0 +1,44 @@
+"""The tensors of the routed experts, one by one, without copying any of them."""
+
+from torch import Tensor, nn
+
+from moeprobe.routers.find import Site
+
+_PLAIN = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
+
+
+def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
+    """Name -> one view for each of ``count`` experts.
+
+    Experts are stacked (every parameter has them as its first dimension, as in transformers 5) or stand in a
+    list of modules.
+
+    Raises:
+        ValueError: the experts cannot be told apart by their tensors; the message says why.
+
+    """
+    if site.experts is None:
+        raise ValueError("there is no experts module beside the router")
+    parameters = dict(site.experts.named_parameters())
+    if not parameters:
+        raise ValueError("the experts hold no parameters")
+    if any(str(p.dtype) not in _PLAIN for p in parameters.values()):
+        raise ValueError("the experts are quantised")
+    if any(p.is_meta for p in parameters.values()):
+        raise ValueError("the experts are not in memory")
+    modules = _module_list(site.experts, count)
+    if modules is not None:
+        each = [dict(module.named_parameters()) for module in modules]
+        shapes = [{name: p.shape for name, p in one.items()} for one in each]
+        if shapes[0] and all(shape == shapes[0] for shape in shapes):
+            return {name: [one[name].detach() for one in each] for name in each[0]}
+    elif all(p.ndim >= 2 and p.shape[0] == count for p in parameters.values()):
+        return {name: list(p.detach().unbind(0)) for name, p in parameters.items()}
+    raise ValueError("the experts' tensors are not laid out by expert")
+
+
+def _module_list(experts: nn.Module, count: int) -> list[nn.Module] | None:
+    for module in (experts, *experts.children()):
+        if isinstance(module, nn.ModuleList) and len(module) >= count:
+            return list(module)[:count]
+    return None

@@ -1,0 +1,171 @@
+"""Contract: what ran against the router's own rule, in its own arithmetic; rounding is not counted.
+
+The rule is applied to the recorded logits, not to recomputed ones, so the precision of the logits plays no
+part here. A choice differs only where an expert that was left out beats one that was taken by more than a few
+units in the last place, and weights only where their shares of the token's sum do.
+"""
+
+import torch
+from torch import Tensor
+
+from moeprobe.findings.contract import Contract
+from moeprobe.findings.router import Router
+from moeprobe.routers.rule import group_scores
+from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.statistic import Statistic, counts
+
+_UNITS = 4
+"""Units in the last place that the order of operations in a kernel may cost."""
+_FLOOR = 2e-5
+"""Relative error of float32 weights that exponentials of different kernels explain."""
+_FADED = 1e-12
+"""Below this sum of chosen scores the epsilon of a norm shows: the business of sqrt-nan."""
+
+
+class ContractStatistic(Statistic):
+    """Tokens whose experts or weights are not those of the router's rule, or not those that it returned."""
+
+    added = ("executed", "not_returned", "other_weights", "chosen", "choice", "weighed", "weighting")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        arithmetic = router.arithmetic
+        self._score = _dtype(arithmetic.score if arithmetic else None)
+        self._selection = _dtype(arithmetic.selection if arithmetic else None)
+        self._weights = _dtype(arithmetic.weights if arithmetic else None)
+        self.executed = counts(1)
+        self.not_returned = counts(1)
+        self.other_weights = counts(1)
+        self.chosen = counts(1)
+        self.choice = counts(3)
+        """Other choice, other choice than without the bias, outside the best groups."""
+        self.weighed = counts(1)
+        self.weighting = counts(2)
+        """Other weights than the scores give, than the biased scores give."""
+
+    def update(self, seen: Observation) -> None:
+        """Take in the rows whose logits and weights are finite."""
+        self._compare_returned(seen)
+        logits = seen.record.logits
+        if logits is None or self._router.score_function is None:
+            return
+        experts = seen.record.experts if seen.record.returned_experts is None else seen.record.returned_experts
+        weights = seen.record.weights if seen.record.returned_weights is None else seen.record.returned_weights
+        rows = seen.clean & torch.isfinite(weights).all(dim=-1)
+        rows &= ((experts >= 0) & (experts < logits.shape[-1])).all(dim=-1)
+        score = seen.gate.scores(logits[rows].to(self._score))
+        if score is None or not score.shape[0]:
+            return
+        finite = torch.isfinite(score).all(dim=-1)
+        score, experts, weights = score[finite], experts[rows][finite], weights[rows][finite]
+        if self._router.kind != "hash":
+            self._compare_choice(seen, score, experts)
+        self._compare_weights(seen, score, experts, weights)
+
+    def _compare_returned(self, seen: Observation) -> None:
+        given, weights = seen.record.experts, seen.record.weights.double()
+        returned, meant = seen.record.returned_experts, seen.record.returned_weights
+        self.executed += given.shape[0]
+        if returned is None or meant is None or returned.shape != given.shape or meant.shape != weights.shape:
+            return
+        # A slot with weight zero does nothing: families park the tokens that they skip there.
+        runs = (given >= 0) & (given < self._router.score_columns) & (weights != 0)
+        match = given.unsqueeze(-1) == returned.unsqueeze(-2)
+        foreign = (runs & ~match.any(dim=-1)).any(dim=-1)
+        self.not_returned += int(foreign.sum())
+        same = ~foreign & runs.all(dim=-1) & (match.sum(dim=-1) == 1).all(dim=-1)
+        aligned = (match.double() * meant.double().unsqueeze(-2)).sum(dim=-1)
+        self.other_weights += int((_shares_differ(weights, aligned, self._tolerance) & same).sum())
+
+    def _compare_choice(self, seen: Observation, score: Tensor, experts: Tensor) -> None:
+        bias = seen.gate.selection_bias
+        selection = seen.gate.selection(score)
+        finite = torch.where(torch.isfinite(selection), selection, 0.0).double()
+        room = _UNITS * _eps(self._score) * score.double().abs().amax(dim=-1)
+        room = room + _UNITS * _eps(self._selection) * finite.abs().amax(dim=-1)
+        clear = torch.ones_like(room, dtype=torch.bool)
+        groups = self._router.groups
+        outside = torch.zeros_like(clear)
+        if groups is not None:
+            members = score if bias is None else score + bias.to(score.device)
+            ranked = group_scores(members, groups).double()
+            best = ranked.topk(groups.kept + 1, dim=-1)
+            # Which group was kept is not known where two of them are equal up to rounding.
+            clear = best.values[:, -2] - best.values[:, -1] > 2 * room
+            kept = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, best.indices[:, :-1], True)
+            outside = ~kept.gather(-1, experts // (score.shape[-1] // groups.count)).all(dim=-1)
+        differs = _departs(selection.double(), experts, room)
+        unbiased = differs
+        if bias is not None:
+            unbiased = _departs(seen.gate.selection(score, biased=False).double(), experts, room)
+        self.chosen += int(clear.sum())
+        self.choice += torch.stack([(part & clear).sum() for part in (differs, unbiased, outside)]).cpu()
+
+    def _compare_weights(self, seen: Observation, score: Tensor, experts: Tensor, weights: Tensor) -> None:
+        bias = seen.gate.selection_bias
+        chosen = score.double().gather(-1, experts)
+        usable = chosen.sum(dim=-1) > _FADED
+        chosen, given = chosen[usable], weights[usable].double()
+        plain = self._unlike(given, chosen)
+        biased = plain
+        if bias is not None:
+            biased = self._unlike(given, chosen + bias.to(score.device).double()[experts[usable]])
+        self.weighed += chosen.shape[0]
+        self.weighting += torch.stack([plain.sum(), biased.sum()]).cpu()
+
+    def _unlike(self, given: Tensor, scores: Tensor) -> Tensor:
+        """[tokens] whether weights and scores differ, as shares of the token's sum: factors play no part."""
+        factor = self._router.scaling_factor
+        if given.shape[-1] == 1 and not self._router.renormalised and factor:
+            return (given - factor * scores).abs().squeeze(-1) > self._tolerance * (factor * scores).abs().squeeze(-1)
+        return _shares_differ(given, scores, self._tolerance)
+
+    @property
+    def _tolerance(self) -> float:
+        return max(_UNITS * _eps(self._weights), _UNITS * _eps(self._score), _FLOOR)
+
+    def value(self) -> Contract | None:
+        """The differences in tokens, None where no token was seen."""
+        if int(self.executed) == 0:
+            return None
+        chosen, weighed = int(self.chosen), int(self.weighed)
+        biased = self._router.selection_bias is not None
+        choice, unbiased, outside = self.choice.tolist()
+        plain, with_bias = self.weighting.tolist()
+        return Contract(
+            executed=int(self.executed),
+            not_returned=int(self.not_returned),
+            other_weights=int(self.other_weights),
+            chosen=chosen,
+            other_choice=choice if chosen else None,
+            other_choice_unbiased=unbiased if chosen and biased else None,
+            outside_groups=outside if chosen and self._router.groups else None,
+            weighed=weighed,
+            other_weighting=plain if weighed else None,
+            other_weighting_biased=with_bias if weighed and biased else None,
+        )
+
+
+def _departs(selection: Tensor, experts: Tensor, room: Tensor) -> Tensor:
+    """[tokens] whether an expert outside the set beats one inside by more than ``room``, or one is in it twice."""
+    inside = torch.zeros_like(selection, dtype=torch.bool).scatter_(-1, experts, True)
+    worst = selection.masked_fill(~inside, float("inf")).amin(dim=-1)
+    best = selection.masked_fill(inside, float("-inf")).amax(dim=-1)
+    return (best - worst > room) | (inside.sum(dim=-1) < experts.shape[-1])
+
+
+def _shares_differ(first: Tensor, second: Tensor, tolerance: float) -> Tensor:
+    """[tokens] whether the rows, each divided by its sum, differ by more than ``tolerance`` of the largest share."""
+    one = first / first.sum(dim=-1, keepdim=True)
+    other = second / second.sum(dim=-1, keepdim=True)
+    gap = (one - other).abs().amax(dim=-1)
+    return gap > tolerance * other.abs().amax(dim=-1)
+
+
+def _dtype(name: str | None) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name or "float32")
+    return found
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).eps)
