@@ -9,9 +9,11 @@ from pydantic import ValidationError
 from moeprobe.detectors.bias_runaway import BiasRunaway
 from moeprobe.detectors.case import Limits
 from moeprobe.detectors.causes import trace_causes
+from moeprobe.detectors.dead_experts import DeadExperts
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.flat_scores import FlatScores
 from moeprobe.detectors.hash_boundary import HashBoundary
+from moeprobe.detectors.overloaded_experts import OverloadedExperts
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
 from moeprobe.errors import OptionError
@@ -19,7 +21,15 @@ from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import Check
 from moeprobe.recipe import suggestion
 
-DETECTORS: tuple[Detector[Any], ...] = (FlatScores(), BiasRunaway(), SqrtNan(), ScaleMismatch(), HashBoundary())
+DETECTORS: tuple[Detector[Any], ...] = (
+    FlatScores(),
+    BiasRunaway(),
+    SqrtNan(),
+    ScaleMismatch(),
+    HashBoundary(),
+    DeadExperts(),
+    OverloadedExperts(),
+)
 
 
 def find(word: str) -> list[Detector[Any]]:
