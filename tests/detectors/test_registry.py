@@ -12,14 +12,37 @@ from moeprobe.detectors.registry import DETECTORS, choose, documentation, explai
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Evidence, Experiments
 
-from .synthetic import bias, curve, evidence, hashed, judged, learned, logits, magnitudes, run, selection, weights
+from .synthetic import (
+    TOKENS,
+    K,
+    bias,
+    curve,
+    evidence,
+    hashed,
+    judged,
+    learned,
+    load,
+    logits,
+    magnitudes,
+    run,
+    selection,
+    weights,
+)
 
 
 def names(detectors: list[Detector]) -> list[str]:
     return [detector.name for detector in detectors]
 
 
-EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary"]
+EVERYTHING = [
+    "flat-scores",
+    "bias-runaway",
+    "sqrt-nan",
+    "scale-mismatch",
+    "hash-boundary",
+    "dead-experts",
+    "overloaded-experts",
+]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +53,7 @@ EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash
         (("MP301", "mp101"), (), ["flat-scores", "sqrt-nan"]),
         (("MP2", "s"), (), ["bias-runaway", "sqrt-nan", "scale-mismatch"]),
         ((), ("MP",), None),
-        (("MP",), ("hash-boundary", "MP4"), EVERYTHING[:3]),
+        (("MP",), ("hash-boundary", "MP4", "MP6"), EVERYTHING[:3]),
     ],
 )
 def test_choose(select: tuple, ignore: tuple, chosen: list[str] | None) -> None:
@@ -108,11 +131,13 @@ def test_explain_needs_no_torch() -> None:
 def sick_model() -> Evidence:
     """A model in which every detector finds something."""
     values = [float("nan")] + [0.0] * 15
+    uneven = load([0, 8000, *[(TOKENS * K - 8000) // 14] * 14])
     return evidence(
         hashed(0, {"out_of_range": 1}),
         learned(1, "sqrtsoftplus", facts={"selection_bias": bias(values)}, logits=logits(std=0.001)),
         learned(2, "sqrtsoftplus", logits=logits(smallest=-104.0), selection=selection(bias_only=0.7)),
         learned(3, "softmax", weights=weights(nonfinite=3), magnitudes=magnitudes(shared=0.001)),
+        learned(5, load=uneven),
         learned(4, gate_facts={"logit_bound": None}, facts={"verified": False, "reason": "it fired twice"}),
         experiments=Experiments(loss=2.0, scale=[curve(best=0.05)], gradient={"model.layers.2.mlp.gate": 9}),
     )
