@@ -78,6 +78,9 @@ OFFSET = "the selection bias has a common offset"
 OFFSET_16BIT = "the selection bias has a common offset in 16 bits"
 LEFT_OUT_WIN = "groups that were left out outscore the kept ones"
 
+CERTAIN = (SETTLED, SETTLED_ON_PROBE)
+NEVER, ALWAYS = "(never chosen)", "(always chosen)"
+
 _RESTORE = "Restore the bias from the base checkpoint, in float32"
 _CLAMP = f"{_RESTORE}; if training lost it, clamp these biases to the range of the others and recalibrate"
 
@@ -240,7 +243,7 @@ def _judge_certificates(case: Case[BiasRunawayLimits]) -> Settled | None:
                 f"{'is' if len(who) == 1 else 'are'} {fate} chosen",
                 quantity=f"experts {fate} chosen",
                 measured=len(who),
-                cause=f"{cause} ({fate} chosen)",
+                cause=f"{cause} {ALWAYS if fate == 'always' else NEVER}",
                 remedy=_CLAMP,
                 experts=who,
             )

@@ -5,9 +5,17 @@ root cause is at least as severe, so that nothing is counted twice and nothing s
 the checks stay as they were.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from moeprobe.detectors import bias_runaway, broken_contract, duplicate_experts, flatness, scale_mismatch, sqrt_nan
+from moeprobe.detectors import (
+    bias_runaway,
+    broken_contract,
+    duplicate_experts,
+    flatness,
+    load_causes,
+    scale_mismatch,
+    sqrt_nan,
+)
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, Finding
 
@@ -18,15 +26,30 @@ def trace_causes(findings: list[Finding], evidence: Evidence) -> list[Finding]:
     """Mark consequences and sort: worst first, root causes before consequences, earliest layer first."""
     depth: dict[str | None, int] = {router.router.path: i for i, router in enumerate(evidence.routers)}
     ordered = sorted(findings, key=lambda found: depth.get(found.router, -1))
-    traced = [_follow(found, ordered, depth) for found in ordered]
+    direct = [_cause(place, ordered, depth) for place in range(len(ordered))]
+    traced = [_follow(found, ordered[_root(place, direct)]) for place, found in enumerate(ordered)]
     return sorted(traced, key=lambda f: (SEVERITIES.index(f.severity), f.follows is not None))
 
 
-def _follow(found: Finding, all_findings: Iterable[Finding], depth: dict[str | None, int]) -> Finding:
-    roots = [other for other in all_findings if other is not found and _explains(other, found, depth)]
-    if not roots:
+def _cause(place: int, ordered: list[Finding], depth: dict[str | None, int]) -> int | None:
+    """Place of the earliest finding that explains this one, None where there is none."""
+    found = ordered[place]
+    causes = (other for other, root in enumerate(ordered) if other != place and _explains(root, found, depth))
+    return next(causes, None)
+
+
+def _root(place: int, direct: list[int | None]) -> int:
+    """Place of the root cause: a consequence of a consequence follows what started both."""
+    seen = {place}
+    while (cause := direct[place]) is not None and cause not in seen:
+        seen.add(cause)
+        place = cause
+    return place
+
+
+def _follow(found: Finding, root: Finding) -> Finding:
+    if root is found:
         return found
-    root = roots[0]
     as_severe = SEVERITIES.index(root.severity) <= SEVERITIES.index(found.severity)
     severity = "info" if as_severe else found.severity
     return found.model_copy(update={"follows": root.router, "severity": severity})
@@ -39,8 +62,9 @@ def _explains(root: Finding, found: Finding, depth: dict[str | None, int]) -> bo
 
 
 def _flat_so_the_bias_decides(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
-    """Where no expert is preferred, whatever bias there is decides."""
-    decided = found.cause == bias_runaway.DECIDES or found.cause.startswith(bias_runaway.SETTLED_ON_PROBE)
+    """Where no expert is preferred, whatever bias there is decides, and makes the load as uneven as itself."""
+    decided = found.cause in (bias_runaway.DECIDES, bias_runaway.UNBALANCES)
+    decided |= found.cause.startswith(bias_runaway.SETTLED_ON_PROBE)
     flat = root.detector == "flat-scores" and root.cause not in (
         flatness.BIAS_OUTWEIGHS,
         flatness.NOT_BY_TOKEN,
@@ -53,6 +77,13 @@ def _bias_so_one_set(root: Finding, found: Finding, _depth: dict[str | None, int
     """Scores that differ but are outweighed: the bias is the cause of one set for all tokens."""
     outweighed = found.detector == "flat-scores" and found.cause == flatness.BIAS_OUTWEIGHS
     return root.detector == "bias-runaway" and outweighed and root.router == found.router
+
+
+def _bias_so_less_even(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """A bias that settles the choice, or was damaged, makes the load less even than no bias would."""
+    decides = root.cause == bias_runaway.DECIDES or root.cause.startswith(bias_runaway.CERTAIN)
+    broken = root.detector == "bias-runaway" and (root.severity == "error" or decides)
+    return broken and found.cause == bias_runaway.UNBALANCES and root.router == found.router
 
 
 def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
@@ -114,10 +145,12 @@ def _copied_with_their_rows(root: Finding, found: Finding, _depth: dict[str | No
 _RULES: tuple[Explains, ...] = (
     _flat_so_the_bias_decides,
     _bias_so_one_set,
+    _bias_so_less_even,
     _not_finite_downstream,
     _lost_in_all_layers,
     _loss_of_the_whole_model,
     _broken_rule,
     _rounding_of_flat_scores,
     _copied_with_their_rows,
+    load_causes.uneven_at_a_broken_router,
 )

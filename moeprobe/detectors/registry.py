@@ -10,11 +10,13 @@ from moeprobe.detectors.bias_runaway import BiasRunaway
 from moeprobe.detectors.broken_contract import BrokenContract
 from moeprobe.detectors.case import Limits
 from moeprobe.detectors.causes import trace_causes
+from moeprobe.detectors.dead_experts import DeadExperts
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.duplicate_experts import DuplicateExperts
 from moeprobe.detectors.flat_scores import FlatScores
 from moeprobe.detectors.hash_boundary import HashBoundary
 from moeprobe.detectors.low_precision import LowPrecision
+from moeprobe.detectors.overloaded_experts import OverloadedExperts
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
 from moeprobe.detectors.untrained_gate import UntrainedGate
@@ -29,6 +31,8 @@ DETECTORS: tuple[Detector[Any], ...] = (
     SqrtNan(),
     ScaleMismatch(),
     HashBoundary(),
+    DeadExperts(),
+    OverloadedExperts(),
     LowPrecision(),
     BrokenContract(),
     DuplicateExperts(),

@@ -66,6 +66,8 @@ class Load(Plain):
 
     ``max_vio_floor`` is the mean MaxVio that a perfectly uniform router would show at this token count.
     ``by_source`` [sources][experts] counts. The ``unbiased`` numbers are for the selection without its bias.
+    ``design_effect`` [experts] is how many tokens tell as much about an expert's share as one independent token
+    would, since the tokens of a document are alike; None for an expert with too few hits to say.
     """
 
     counts: list[int]
@@ -76,6 +78,7 @@ class Load(Plain):
     entropy: float
     unbiased_counts: list[int] | None
     unbiased_max_vio: Interval | None
+    design_effect: list[float | None] | None = None
 
 
 class ExtremeLogit(Plain):

@@ -13,6 +13,7 @@ from moeprobe.reporting.readers import (
     largest,
     largest_bound,
     of_bias,
+    of_design,
     of_load,
     of_rows,
     of_share,
@@ -82,6 +83,8 @@ QUANTITIES: dict[str, Quantity] = {
     "load_max": Quantity("most used, fair shares", of_share(max)),
     "unseen": Quantity("experts not seen", of_load(lambda counts: counts.count(0) if sum(counts) else None)),
     "evenness": Quantity("evenness of load", of_load(evenness)),
+    "design_effect": Quantity("tokens worth one, median", of_design(median)),
+    "design_effect_max": Quantity("tokens worth one, most", of_design(max)),
     "max_vio": Quantity("MaxVio", at(f"{_A}load.max_vio.value")),
     "max_vio_floor": Quantity("sampling floor", at(f"{_A}load.max_vio_floor")),
     "max_vio_unbiased": Quantity("MaxVio without bias", at(f"{_A}load.unbiased_max_vio.value")),
@@ -130,6 +133,10 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "hash-boundary": (
         "kind", "table_outside", "table_repeats", "table_unreachable", "hash_mismatches",
         "flips_noise", "margin", "std", "residual", "input_rms", "routed_rms",
+    ),
+    "dead-experts": ("tokens", "documents", "design_effect", "design_effect_max", "load_min", "unseen", "evenness"),
+    "overloaded-experts": (
+        "tokens", "documents", "design_effect", "design_effect_max", "load_max", "max_vio", "max_vio_floor",
     ),
     "low-precision-routing": ("product", "choice_in", "flips_float32", "rounding", "margin"),
     "broken-contract": (

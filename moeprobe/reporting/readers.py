@@ -127,6 +127,17 @@ def of_share(pick: Callable[[list[float]], float]) -> Callable[[RouterEvidence],
     return of_load(lambda counts: pick(shares) if (shares := fair_shares(counts)) else None)
 
 
+def of_design(pick: Callable[[list[float]], float]) -> Callable[[RouterEvidence], Cell]:
+    """Reader of a number made from the design effects of the experts that have one."""
+
+    def read(evidence: RouterEvidence) -> Cell:
+        shown = evidence.activations
+        effects = [one for one in (shown.load.design_effect if shown else None) or () if one is not None]
+        return pick(effects) if effects else None
+
+    return read
+
+
 def of_rows(pick: Callable[[list[float]], float]) -> Callable[[RouterEvidence], Cell]:
     """Reader of a number made from the norms of the gate's rows [experts]."""
     return lambda evidence: pick(found.row_norms) if (found := evidence.weights) and found.row_norms else None

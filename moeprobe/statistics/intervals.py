@@ -7,8 +7,6 @@ from torch import Tensor
 
 from moeprobe.findings.evidence import Interval
 
-CLUSTERS = 256
-"""Documents are folded into this many clusters, so that the state does not grow with the probe set."""
 MINIMUM_DOCUMENTS = 30
 _DRAWS = 400
 
@@ -58,8 +56,3 @@ def uniform_floor(tokens: int, experts: int, k: int, draws: int = 64) -> float:
     noise = torch.randn(draws, experts, generator=generator)
     spread = (fair * (1 - k / experts)) ** 0.5
     return float((noise.amax(dim=-1) * spread / fair).mean())
-
-
-def fold(documents: Tensor) -> Tensor:
-    """Cluster of each document."""
-    return documents % CLUSTERS

@@ -6,7 +6,8 @@ import torch
 
 from moeprobe.findings.evidence import Load
 from moeprobe.findings.router import Router
-from moeprobe.statistics.intervals import CLUSTERS, fold, max_vio_interval, uniform_floor
+from moeprobe.statistics.clusters import CLUSTERS, assign, design_effects
+from moeprobe.statistics.intervals import max_vio_interval, uniform_floor
 from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.statistic import Statistic, counts
 
@@ -20,15 +21,17 @@ class LoadStatistic(Statistic):
 
     """
 
-    added = ("chosen", "unbiased", "by_source", "tokens", "source_tokens", "documents")
+    added = ("chosen", "unbiased", "cluster_tokens", "by_source", "tokens", "source_tokens", "documents")
 
     def __init__(self, router: Router, sources: list[str]) -> None:
         columns = router.score_columns
         self._router = router
         self._names = sorted(set(sources))
         self._source = torch.tensor([self._names.index(name) for name in sources], dtype=torch.int64)
+        self._cluster = assign(self._source)
         self.chosen = counts(CLUSTERS, columns)
         self.unbiased = counts(CLUSTERS, columns)
+        self.cluster_tokens = counts(CLUSTERS)
         self.by_source = counts(len(self._names), columns)
         self.tokens = counts(1)
         self.source_tokens = counts(len(self._names))
@@ -43,10 +46,12 @@ class LoadStatistic(Statistic):
         self.documents += torch.bincount(documents, minlength=self.documents.numel())
         sources = self._source[documents]
         self.source_tokens += torch.bincount(sources, minlength=self.source_tokens.numel())
-        self._add("chosen", fold(documents), experts)
+        clusters = self._cluster[documents]
+        self.cluster_tokens += torch.bincount(clusters, minlength=CLUSTERS)
+        self._add("chosen", clusters, experts)
         self._add("by_source", sources, experts)
         if seen.unbiased is not None:
-            self._add("unbiased", fold(documents), seen.unbiased.cpu())
+            self._add("unbiased", clusters, seen.unbiased.cpu())
 
     def _add(self, name: str, row: torch.Tensor, experts: torch.Tensor) -> None:
         table = getattr(self, name)
@@ -73,4 +78,5 @@ class LoadStatistic(Statistic):
             entropy=entropy,
             unbiased_counts=unbiased.tolist() if biased else None,
             unbiased_max_vio=max_vio_interval(self.unbiased, documents) if biased else None,
+            design_effect=design_effects(self.chosen, self.cluster_tokens, len(self._names)),
         )

@@ -144,6 +144,7 @@ def load(counts: list[int] | None = None, **facts: Any) -> Load:
         "entropy": 0.98,
         "unbiased_counts": counts,
         "unbiased_max_vio": Interval(value=1.2, low=1.0, high=1.4),
+        "design_effect": [4.0 if count >= 30 else None for count in counts],
     }
     return Load.model_validate(defaults | facts)
 

@@ -1,9 +1,26 @@
 """One root cause is one finding; what it explains follows it."""
 
-from moeprobe.detectors import bias_runaway, flatness, sqrt_nan
+import pytest
+
+from moeprobe.detectors import bias_runaway, dead_experts, flatness, hash_boundary, sqrt_nan
+from moeprobe.findings.evidence import Interval, Load, RouterEvidence
 from moeprobe.findings.finding import Finding
 
-from .synthetic import EXPERTS, bias, evidence, judged, learned, logits, selection, weights
+from .synthetic import (
+    EXPERTS,
+    TOKENS,
+    K,
+    around,
+    bias,
+    evidence,
+    hashed,
+    judged,
+    learned,
+    load,
+    logits,
+    selection,
+    weights,
+)
 
 
 def findings(*routers: object) -> list[Finding]:
@@ -79,3 +96,117 @@ def test_a_broken_bias_does_not_make_nan_elsewhere() -> None:
     broken = learned(0, facts={"selection_bias": bias([float("nan")] + [0.0] * (EXPERTS - 1))})
     found = findings(broken, learned(1, weights=weights(nonfinite=5)))
     assert [f.follows for f in found] == [None, None]
+
+
+def uneven(dead: tuple[int, ...] = (3,), **facts: object) -> Load:
+    """Experts that nobody chose; the others share evenly."""
+    share = TOKENS * K // (EXPERTS - len(dead))
+    return load([0 if e in dead else share for e in range(EXPERTS)], **facts)
+
+
+def less_even() -> Load:
+    return load(max_vio=Interval(value=3.0, low=2.8, high=3.2), unbiased_max_vio=Interval(value=0.3, low=0.2, high=0.4))
+
+
+def test_an_uneven_load_of_flat_scores_is_not_the_fault_of_the_bias() -> None:
+    flat = learned(3, logits=logits(std=0.001), load=less_even())
+    root, consequence = findings(flat)
+    assert (root.detector, root.follows) == ("flat-scores", None)
+    assert (consequence.cause, consequence.severity) == (bias_runaway.UNBALANCES, "info")
+    assert consequence.follows == flat.router.path
+
+
+@pytest.mark.parametrize("share", [0.97, 0.6])
+def test_a_bias_that_decides_makes_the_load_less_even(share: float) -> None:
+    decided = learned(selection=selection(bias_only=share), load=less_even())
+    root, consequence = findings(decided)
+    assert (root.cause, root.follows) == (bias_runaway.DECIDES, None)
+    assert (consequence.cause, consequence.severity) == (bias_runaway.UNBALANCES, "info")
+
+
+def test_a_favourite_makes_the_load_less_even_and_is_overloaded() -> None:
+    values = around(0, 0.2)
+    values[5] += 10
+    counts = [(TOKENS * K - TOKENS) // (EXPERTS - 1)] * EXPERTS
+    counts[5] = TOKENS
+    shown = less_even().model_copy(update={"counts": counts, "by_source": load(counts).by_source})
+    root, *rest = findings(learned(facts={"selection_bias": bias(values)}, load=shown))
+    assert (root.severity, root.experts) == ("error", [5])
+    assert root.cause.endswith(bias_runaway.ALWAYS)
+    assert {(f.detector, f.severity, f.follows) for f in rest} == {
+        ("bias-runaway", "info", root.router),
+        ("overloaded-experts", "info", root.router),
+    }
+
+
+def test_less_even_alone_and_elsewhere_stays() -> None:
+    flat, unbalanced = learned(2, logits=logits(std=0.001)), learned(3, load=less_even())
+    assert [(f.layer, f.follows) for f in findings(flat, unbalanced)] == [(2, None), (3, None)]
+
+
+def never(*experts: int) -> dict:
+    return {"selection_bias": bias([-10.0 if e in experts else 0.01 * e for e in range(EXPERTS)])}
+
+
+@pytest.mark.parametrize(
+    ("seen", "root"),
+    [
+        (learned(logits=logits(std=0.001), load=uneven()), "flat-scores"),
+        (learned(gate_facts={"zero_rows": [3]}, load=uneven()), "flat-scores"),
+        (learned(facts=never(3), load=uneven()), "bias-runaway"),
+        (learned(selection=selection(bias_only=0.97), load=uneven()), "bias-runaway"),
+        (learned(0, "sqrtsoftplus", logits=logits(smallest=-104.0), load=uneven()), "sqrt-nan"),
+        (learned(logits=logits(nonfinite=5), load=uneven()), "sqrt-nan"),
+        (hashed(0, {"unreachable": [3]}, load=uneven(), hash_use=None), "hash-boundary"),
+        (hashed(0, {"all_zero": True, "constant": True}, load=uneven(), hash_use=None), "hash-boundary"),
+    ],
+)
+def test_a_dead_expert_of_a_broken_router_is_no_second_problem(seen: RouterEvidence, root: str) -> None:
+    found = findings(seen)
+    assert [f.detector for f in found if f.severity != "info"] == [root]
+    (dead,) = [f for f in found if f.detector == "dead-experts"]
+    assert dead.follows == seen.router.path
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        learned(load=uneven()),
+        learned(facts=never(3), load=uneven((3, 7))),
+        learned(facts={"selection_bias": bias(around(7, 0.2503), "bfloat16", "bfloat16")}, load=uneven()),
+        hashed(0, {"unreachable": [3]}, load=uneven((3, 7)), hash_use=None),
+    ],
+    ids=["healthy", "other experts", "offset", "other experts of a table"],
+)
+def test_a_dead_expert_that_nothing_explains_stays_a_problem(seen: RouterEvidence) -> None:
+    found = findings(seen)
+    (dead,) = [f for f in found if f.detector == "dead-experts"]
+    assert (dead.severity, dead.follows) == ("warning", None)
+    if seen.router.selection_bias and seen.router.selection_bias.dtype == "bfloat16":
+        assert bias_runaway.OFFSET_16BIT in {f.cause for f in found}
+
+
+def test_dead_experts_are_downstream_of_a_nan_only_where_it_arrives() -> None:
+    sick = learned(4, logits=logits(nonfinite=5))
+    reached = learned(5, logits=logits(nonfinite=5), load=uneven())
+    spared = learned(6, load=uneven())
+    found = findings(sick, reached, spared)
+    assert [(f.layer, f.severity, f.follows) for f in found if f.detector == "dead-experts"] == [
+        (6, "warning", None),
+        (5, "info", sick.router.path),
+    ]
+
+
+def test_a_wrong_scale_upstream_explains_no_load() -> None:
+    wrong = learned(1, weights=weights(promise_smallest=20.0, promise_largest=20.0, broken_promises=TOKENS))
+    found = findings(wrong, learned(2, load=uneven()))
+    assert [(f.detector, f.follows) for f in found] == [("scale-mismatch", None), ("dead-experts", None)]
+
+
+def test_a_boundary_proxy_explains_no_load() -> None:
+    first = learned(1, selection=selection(flips_noise=0.4), load=uneven())
+    found = findings(hashed(0), first, *(learned(i) for i in range(2, 6)))
+    assert {f.cause for f in found if f.follows is None} >= {
+        hash_boundary.UNSETTLED,
+        dead_experts.NEVER_USED,
+    }

@@ -16,6 +16,7 @@ from .synthetic import (
     BFLOAT16,
     RANDOM,
     TOKENS,
+    K,
     bias,
     contract,
     curve,
@@ -23,6 +24,7 @@ from .synthetic import (
     hashed,
     judged,
     learned,
+    load,
     logits,
     magnitudes,
     run,
@@ -41,6 +43,8 @@ EVERYTHING = [
     "sqrt-nan",
     "scale-mismatch",
     "hash-boundary",
+    "dead-experts",
+    "overloaded-experts",
     "low-precision-routing",
     "broken-contract",
     "duplicate-experts",
@@ -56,7 +60,7 @@ EVERYTHING = [
         (("MP301", "mp101"), (), ["flat-scores", "sqrt-nan"]),
         (("MP2", "s"), (), ["bias-runaway", "sqrt-nan", "scale-mismatch"]),
         ((), ("MP",), None),
-        (("MP",), ("hash-boundary", "MP4", "MP7"), EVERYTHING[:3]),
+        (("MP",), ("hash-boundary", "MP4", "MP6", "MP7"), EVERYTHING[:3]),
     ],
 )
 def test_choose(select: tuple, ignore: tuple, chosen: list[str] | None) -> None:
@@ -134,11 +138,13 @@ def test_explain_needs_no_torch() -> None:
 def sick_model() -> Evidence:
     """A model in which every detector finds something."""
     values = [float("nan")] + [0.0] * 15
+    uneven = load([0, 8000, *[(TOKENS * K - 8000) // 14] * 14])
     return evidence(
         hashed(0, {"out_of_range": 1}),
         learned(1, "sqrtsoftplus", facts={"selection_bias": bias(values)}, logits=logits(std=0.001)),
         learned(2, "sqrtsoftplus", logits=logits(smallest=-104.0), selection=selection(bias_only=0.7)),
         learned(3, "softmax", weights=weights(nonfinite=3), magnitudes=magnitudes(shared=0.001)),
+        learned(5, load=uneven),
         learned(4, gate_facts={"logit_bound": None}, facts={"verified": False, "reason": "it fired twice"}),
         learned(5, contract=contract(other_weighting=TOKENS, other_weighting_biased=0)),
         learned(6, facts={"arithmetic": BFLOAT16}, selection=selection(flips_float32=0.4)),

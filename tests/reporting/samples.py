@@ -310,7 +310,7 @@ def _activations(
         source_tokens={"prose": 24_000, "code": 25_000},
         max_vio=Interval(value=worst, low=worst * 0.9, high=worst * 1.15), max_vio_floor=0.12, entropy=2.5,
         unbiased_counts=None if by_hash else counts,
-        unbiased_max_vio=None if by_hash else Interval(value=worst * 1.2),
+        unbiased_max_vio=None if by_hash else Interval(value=worst * 1.2), design_effect=[4.0] * experts,
     )  # fmt: skip
     logits = Logits(
         std=_quantiles(std), mean=-0.31, smallest=ExtremeLogit(value=-9.81, expert=2, token_id=15_213),

@@ -1,0 +1,105 @@
+"""The load detectors on trained checkpoints, healthy and with one expert cut off."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import moeprobe
+from moeprobe.checkpoint.load import load_model, load_tokenizer
+from moeprobe.checkpoint.open import open_checkpoint
+from moeprobe.findings.result import Result
+from moeprobe.pipeline import analyze
+from moeprobe.probes.texts import load_documents
+from moeprobe.routers.gate import Gate
+
+NAMES = ("tiny-deepseek-v4", "deepseek_v3", "mixtral", "qwen2_moe", "qwen3_moe")
+LOAD = ("dead-experts", "overloaded-experts")
+TOKENS, EXPERT = 16_384, 5
+
+
+def folder(name: str, checkpoints: Path, bundled: Path) -> Path:
+    return bundled if name == NAMES[0] else checkpoints / name
+
+
+def cut_off(source: Path, layer: int, cut: Callable[[Gate, torch.Tensor], None], documents: int = 1) -> Result:
+    """Analyse a checkpoint with ``cut`` applied to one router, given its gate and inputs [tokens, hidden]."""
+    checkpoint = open_checkpoint(source)
+    model, tokenizer = load_model(checkpoint).model, load_tokenizer(checkpoint)
+    with moeprobe.record(model, keep_inputs=True) as recording, torch.no_grad():
+        for document in load_documents("builtin")[:documents]:
+            ids = tokenizer(document.text, truncation=True, max_length=512)["input_ids"]
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+        records = [r for r in recording.records if r.router.layer == layer]
+        cut(records[0].gate, torch.cat([r.inputs for r in records]).float())
+    return analyze(model, tokenizer=tokenizer, recipe="quick", max_tokens=2 * TOKENS)
+
+
+def against_its_input(gate: Gate, inputs: torch.Tensor) -> None:
+    """Least squares towards -10 on every token, then steps against those on which the expert still wins."""
+    others = [e for e in range(gate.router.experts) if e != EXPERT]
+    needed = (inputs @ gate.weight[others].float().T).topk(gate.router.top_k).values[:, -1] - 2
+    row = torch.linalg.lstsq(inputs, torch.full((len(inputs), 1), -10.0)).solution[:, 0]
+    for _ in range(500):
+        wins = inputs @ row > needed
+        if not wins.any():
+            break
+        row -= 0.1 * inputs[wins].mean(dim=0)
+    gate.weight[EXPERT] = row.to(gate.weight.dtype)
+
+
+def low_bias(gate: Gate, _inputs: torch.Tensor) -> None:
+    gate.selection_bias[EXPERT] = -10
+
+
+def high_bias(gate: Gate, _inputs: torch.Tensor) -> None:
+    gate.selection_bias[EXPERT] = 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_healthy_checkpoints_have_no_dead_and_no_overloaded_experts(
+    name: str, checkpoints: Path, bundled: Path
+) -> None:
+    result = analyze(folder(name, checkpoints, bundled), recipe="quick", max_tokens=TOKENS, select=LOAD)
+    assert result.findings == []
+    assert {check.verdict for check in result.checks} == {"clean"}
+    again = Result.model_validate_json(result.model_dump_json())
+    assert again.evidence.routers[0].activations.load.design_effect
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe", "mixtral"])
+def test_a_gate_row_turned_against_its_input_is_a_dead_expert_and_nothing_else(
+    name: str, checkpoints: Path, bundled: Path
+) -> None:
+    result = cut_off(folder(name, checkpoints, bundled), 2, against_its_input, documents=56)
+    assert [(f.detector, f.severity, f.layer, f.experts) for f in result.problems] == [
+        ("dead-experts", "warning", 2, [EXPERT])
+    ]
+
+
+@pytest.mark.parametrize(("bias", "follower"), [(low_bias, LOAD[0]), (high_bias, LOAD[1])], ids=["low", "high"])
+def test_a_runaway_bias_is_one_problem(bias: Callable, follower: str, bundled: Path) -> None:
+    result = cut_off(bundled, 3, bias)
+    (problem,) = result.problems
+    assert (problem.detector, problem.severity, problem.layer, problem.experts) == (
+        "bias-runaway",
+        "error",
+        3,
+        [EXPERT],
+    )
+    (found,) = [finding for finding in result.findings if finding.detector in LOAD]
+    assert (found.detector, found.severity, found.follows, found.experts) == (
+        follower,
+        "info",
+        problem.router,
+        [EXPERT],
+    )
+
+
+def test_a_favourite_without_a_certificate_is_found_by_its_load(checkpoints: Path) -> None:
+    """With groups, a favourite can be lost with its group in principle, so no certificate says always."""
+    result = cut_off(checkpoints / "deepseek_v3", 3, high_bias)
+    overloaded = next(finding for finding in result.problems if finding.detector == "overloaded-experts")
+    assert (overloaded.severity, overloaded.layer, overloaded.experts) == ("error", 3, [EXPERT])
+    assert {finding.layer for finding in result.problems} == {3}
