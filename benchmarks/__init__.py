@@ -1,0 +1,1 @@
+"""Measurements of moeprobe itself. ``python benchmarks/detectors.py`` writes docs/detector-accuracy.md."""
