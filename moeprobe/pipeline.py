@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,10 +14,10 @@ from moeprobe.checkpoint.load import load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_environment, describe_model
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import NotMoEError, OptionError
+from moeprobe.errors import CheckpointError, NotMoEError, OptionError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.run import run_experiments
-from moeprobe.findings.evidence import Evidence, RouterEvidence
+from moeprobe.findings.evidence import Evidence, Experiments, RouterEvidence
 from moeprobe.findings.result import Result, Unchecked
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import make_batches
@@ -28,7 +29,9 @@ from moeprobe.records.recorder import Recording
 from moeprobe.records.run import run_probe
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.alone import read_alone
-from moeprobe.routers.find import find_sites
+from moeprobe.routers.find import Site, find_sites
+from moeprobe.routers.gate import Gate
+from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.routers.weights import expert_weights, gate_weights
 from moeprobe.statistics.collect import Collector
@@ -109,11 +112,14 @@ def analyze(
     recording = run_probe(live, bars.over(batches.batches, "probing"), sink, store.flush if store else lambda: None)
 
     headers = read_headers(checkpoint.shards) if checkpoint else {}
-    gates = [with_stored_dtypes(gate, headers) for gate in recording.gates]
+    gates = [with_stored_dtypes(gate, headers) for gate in _gates(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
-    seen = {gate.router.path: collector.activations(gate.router.path) for gate in gates}
-    with bars.counting("loss test") as tick:
-        experiments = run_experiments(live, recording.sites, batches, seen, recipe.scale, tick)
+    ran = recording.failure is None
+    seen = {gate.router.path: collector.activations(gate.router.path) if ran else None for gate in gates}
+    experiments = Experiments()
+    if ran:
+        with bars.counting("loss test") as tick:
+            experiments = run_experiments(live, recording.sites, batches, seen, recipe.scale, tick)
     evidence = Evidence(
         model_type=str(live.config.model_type),
         dtype=str(live.dtype).removeprefix("torch."),
@@ -127,9 +133,13 @@ def analyze(
             for gate in gates
         ],
         experiments=experiments.model_copy(update={"gradient": gradient.nonfinite}),
-        probe=batches.facts(recipe.probe.texts),
+        probe=batches.facts(recipe.probe.texts) if ran else None,
     )
     judgement = judge(evidence, detectors, effective)
+    if not ran and not judgement.findings:
+        raise CheckpointError(
+            f"Nothing could be checked: {recording.failure}, and the weights alone show no fault in the routers."
+        )
     return Result(
         model=describe_model(checkpoint, live, [site.router for site in recording.sites]),
         evidence=evidence,
@@ -182,9 +192,25 @@ def _open(
     return checkpoint, loaded.model, reader, loaded.missing
 
 
+def _gates(recording: Recording, config: Any) -> list[Gate]:
+    """Every router's facts and tensors; one that could not be recorded is read without running it."""
+    recorded = {gate.router.path: gate for gate in recording.gates}
+    gates = []
+    for site in recording.sites:
+        if site.path in recorded:
+            gates.append(recorded[site.path])
+        else:
+            reason = recording.failure or recording.unread.get(site.path, "the router was never called")
+            with suppress(ValueError):
+                gates.append(read_still(site, config, reason))
+    return gates
+
+
 def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> list[Unchecked]:
     """What could not be looked at, and why."""
     found = [Unchecked(what=path, why=reason) for path, reason in recording.unread.items()]
+    if recording.failure is not None:
+        found.append(Unchecked(what="everything that needs a forward pass", why=recording.failure))
     found += [
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
         for name in missing
@@ -216,9 +242,18 @@ def routers(
     found, refused = [], ""
     for site in find_sites(live):
         try:
-            found.append(with_stored_dtypes(read_alone(site, live.config, hidden, vocabulary), headers).router)
+            gate = _read_without_text(site, live.config, hidden, vocabulary)
+            found.append(with_stored_dtypes(gate, headers).router)
         except ValueError as error:
             refused = f"{site.path}: {error}"
     if not found:
         raise NotMoEError(f"No router of {model} can be read without a forward pass ({refused}); use analyze.")
     return found
+
+
+def _read_without_text(site: Site, config: Any, hidden_size: int, vocabulary: int) -> Gate:
+    """Measured alone where the router can run alone, else what its tensors and the config say."""
+    try:
+        return read_alone(site, config, hidden_size, vocabulary)
+    except ValueError as error:
+        return read_still(site, config, str(error))

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeprobe.detectors.scores import score_function, sqrt_softplus
 from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.router import Groups
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,38 @@ def _never_and_always(
     bias = np.asarray(router.selection_bias.values if router.selection_bias else [])
     least, most = bias + np.asarray(low), bias + np.asarray(high)
     columns = np.arange(len(bias))
-    group = columns // (len(bias) // router.groups.count) if router.groups else np.zeros_like(columns)
-    rivals = (group[:, None] == group[None, :]) & (columns[:, None] != columns[None, :])
-    surely_ahead = (rivals & (least[None, :] > most[:, None])).sum(axis=1)
+    rivals = columns[:, None] != columns[None, :]
+    surely_ahead = rivals & (least[None, :] > most[:, None])
     within_reach = (rivals & (most[None, :] >= least[:, None])).sum(axis=1)
-    never = columns[surely_ahead >= router.top_k].tolist()
-    # A favourite may still be lost with its whole group, so groups allow no such certificate; and where every
-    # column is chosen, being chosen says nothing.
-    if router.groups or router.top_k >= len(bias):
-        return never, []
-    return never, columns[within_reach < router.top_k].tolist()
+    # Where every column is chosen, being chosen says nothing.
+    always = (within_reach < router.top_k) & (router.top_k < len(bias))
+    if router.groups is None:
+        return columns[surely_ahead.sum(axis=1) >= router.top_k].tolist(), columns[always].tolist()
+    surely_kept, surely_left_out = _fate_of_groups(router.groups, least, most)
+    size = len(bias) // router.groups.count
+    group = columns // size
+    # Rivals surely ahead of each column, by group: those of its own group count, and of the other kept groups at
+    # least the ones with the fewest.
+    ahead = surely_ahead.reshape(len(bias), router.groups.count, size).sum(axis=2)
+    own = ahead[columns, group]
+    others = np.sort(np.where(np.arange(router.groups.count) == group[:, None], np.inf, ahead), axis=1)
+    fewest = others[:, : router.groups.kept - 1].sum(axis=1)
+    never = (own + fewest >= router.top_k) | surely_left_out[group]
+    return columns[never].tolist(), columns[always & surely_kept[group]].tolist()
+
+
+def _fate_of_groups(
+    groups: Groups, least: NDArray[np.float64], most: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which groups are kept, and which left out, whatever the scores: both [groups]."""
+    best = 1 if groups.score == "max" else 2
+
+    def rank(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        ranked: NDArray[np.float64] = np.sort(scores.reshape(groups.count, -1), axis=1)[:, -best:].sum(axis=1)
+        return ranked
+
+    lowest, highest = rank(least), rank(most)
+    others = ~np.eye(groups.count, dtype=bool)
+    may_pass = (others & (highest[None, :] >= lowest[:, None])).sum(axis=1)
+    surely_pass = (others & (lowest[None, :] > highest[:, None])).sum(axis=1)
+    return may_pass < groups.kept, surely_pass >= groups.kept

@@ -26,13 +26,14 @@ class Recording:
 
     ``records`` holds one ``Record`` per router call, in the order of the calls (empty where a sink took them).
     ``routers`` are the facts of every router that fired; ``unread`` maps the path of every router that could not
-    be recorded to the reason.
+    be recorded to the reason. ``failure`` is set by whoever runs the model, if a forward pass failed.
     """
 
     def __init__(self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False) -> None:
         self.model = model
         self.records: list[Record] = []
         self.unread: dict[str, str] = {}
+        self.failure: str | None = None
         self._sink = sink if sink is not None else self.records.append
         self._keep_inputs = keep_inputs
         self._gates: dict[str, Gate] = {}

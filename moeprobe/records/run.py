@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moeprobe.errors import CheckpointError
 from moeprobe.probes.batches import Batch
 from moeprobe.records.recorder import Recording, Sink
 
@@ -17,6 +18,9 @@ def run_probe(
 ) -> Recording:
     """Record every batch; rows are the counted tokens, documents are the probe's.
 
+    Where the model's forward pass raises, the recording ends there and its ``failure`` says why: a broken
+    checkpoint (an index out of range, say) is what moeprobe looks for.
+
     Args:
         model: a model in eval mode.
         batches: the probe's token batches.
@@ -25,19 +29,29 @@ def run_probe(
 
     Raises:
         NotMoEError: no router was found in the model.
+        CheckpointError: the memory does not suffice.
     """
     device = input_device(model)
     recording = Recording(model, sink=sink, keep_inputs=True)
-    with recording, torch.no_grad():
-        for batch in batches:
-            recording.label(torch.tensor(batch.documents), batch.counted)
-            model(
-                input_ids=batch.input_ids.to(device),
-                attention_mask=batch.attention_mask.to(device),
-                use_cache=False,
-                **_one_output(model),
-            )
-            flush()
+    try:
+        with recording, torch.no_grad():
+            for batch in batches:
+                recording.label(torch.tensor(batch.documents), batch.counted)
+                model(
+                    input_ids=batch.input_ids.to(device),
+                    attention_mask=batch.attention_mask.to(device),
+                    use_cache=False,
+                    **_one_output(model),
+                )
+                flush()
+    except (RuntimeError, IndexError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
+            raise CheckpointError(
+                "The memory does not suffice for a forward pass; use a smaller batch_tokens in the recipe, "
+                "--dtype bfloat16 or --device-map auto."
+            ) from error
+        recording.failure = f"the model's forward pass fails ({type(error).__name__}: {line})"
     return recording
 
 

@@ -59,7 +59,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         layer=site.layer,
         kind="hash" if table is not None else "top-k",
         module=type(site.router).__name__,
-        experts=_expert_count(site, columns),
+        experts=expert_count(site, columns),
         score_columns=columns,
         top_k=experts.shape[-1],
         hidden_size=inputs.shape[-1],
@@ -148,7 +148,8 @@ def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
     return 1, 1
 
 
-def _expert_count(site: Site, columns: int) -> int:
+def expert_count(site: Site, columns: int) -> int:
+    """Number of experts with parameters, at most the width of the logits."""
     for holder in (site.experts, site.router):
         count = getattr(holder, "num_experts", None)
         if isinstance(count, int) and 0 < count <= columns:

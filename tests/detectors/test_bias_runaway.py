@@ -147,13 +147,38 @@ def test_certificates_agree_with_brute_force() -> None:
         assert settled.always == [e for e in range(5) if all(e in c for c in chosen)]
 
 
-def test_groups_compare_inside_the_group_and_never_promise_a_choice() -> None:
-    groups = Groups(count=2, kept=1, score="top2-sum", fill="-inf")
+@pytest.mark.parametrize("rank", ["max", "top2-sum"])
+@pytest.mark.parametrize("kept", [1, 2])
+def test_certificates_with_groups_have_no_counterexample(rank: str, kept: int) -> None:
+    dice = random.Random(0)
+    groups = Groups(count=3, kept=kept, score=rank, fill="-inf")
+    best, proofs = 1 if rank == "max" else 2, 0
+    for _ in range(150):
+        values = [dice.choice([0, 0.4, 1.1, 2.3, -1.2, 4.0]) + dice.random() / 10 for _ in range(6)]
+        facts = {"experts": 6, "score_columns": 6, "top_k": 2, "groups": groups}
+        settled = settle(with_bias(values, facts=facts, weights_only=True), 1000)
+        proofs += len(settled.never) + len(settled.always)
+        inside = [[dice.random() for _ in range(6)] for _ in range(60)]
+        for scores in [*itertools.product([0.0, 1.0], repeat=6), *inside]:
+            total = [s + b for s, b in zip(scores, values, strict=True)]
+            ranks = [sum(sorted(total[2 * g : 2 * g + 2])[-best:]) for g in range(3)]
+            eligible = sorted(range(3), key=lambda g: -ranks[g])[:kept]
+            chosen = sorted((e for e in range(6) if e // 2 in eligible), key=lambda e: -total[e])[:2]
+            assert not set(settled.never) & set(chosen)
+            assert set(settled.always) <= set(chosen)
+    assert proofs > 100
+
+
+def test_a_runaway_in_a_group() -> None:
+    groups = Groups(count=4, kept=2, score="top2-sum", fill="-inf")
     values = [0.0] * EXPERTS
-    values[1] = -1.5
-    values[8] = 20.0
-    settled = settle(with_bias(values, facts={"groups": groups}, weights_only=True), 1000)
-    assert (settled.never, settled.always) == ([1], [])
+    values[9] = 10.0
+    assert settle(with_bias(values, facts={"groups": groups}, weights_only=True), 1000).always == [9]
+    values[9] = -10.0
+    size = EXPERTS // 4
+    k = min(K, 2 * size - 1)
+    settled = settle(with_bias(values, facts={"groups": groups, "top_k": k}, weights_only=True), 1000)
+    assert (settled.never, settled.always) == ([9], [])
 
 
 def test_groups_filled_with_zero() -> None:

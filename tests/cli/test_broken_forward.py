@@ -1,0 +1,44 @@
+"""A forward pass that fails is what a broken checkpoint does: what the weights show is still reported."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from moeprobe.findings.result import Result
+from tests.commandline import Moeprobe
+
+
+def damaged(source: Path, target: Path, suffix: str, value: int) -> Path:
+    shutil.copytree(source, target)
+    tensors = load_file(target / "model.safetensors")
+    name = sorted(n for n in tensors if n.endswith(suffix))[-1]
+    tensors[name].view(-1)[:4096] = value
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_hash_table_out_of_range(moeprobe: Moeprobe, bundled: Path, tmp_path: Path) -> None:
+    folder = damaged(bundled, tmp_path / "model", "tid2eid", 16)
+    outcome = moeprobe("analyze", folder, "-o", "out", "--max-tokens", 2000)
+    assert outcome.code == 0, outcome.err
+    result = Result.load("out/result.json")
+    (root,) = [f for f in result.problems if f.follows is None]
+    assert (root.detector, root.layer, root.severity) == ("hash-boundary", 1, "error")
+    assert "forward pass fails" in result.not_checked[-1].why
+    assert all(r.activations is None for r in result.evidence.routers)
+    assert all(c.verdict != "clean" for c in result.checks if c.detector == "sqrt-nan")
+
+
+def test_nothing_found_in_the_weights_is_not_clean(moeprobe: Moeprobe, checkpoints: Path, monkeypatch) -> None:
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("a kernel that does not exist")
+
+    monkeypatch.setattr(MixtralExperts, "forward", fail)
+    outcome = moeprobe("analyze", checkpoints / "mixtral", "--max-tokens", 2000)
+    assert outcome.code == 2
+    assert "Nothing could be checked" in outcome.sentence
+    assert not Path("reports").exists()
