@@ -14,6 +14,7 @@ from moeprobe.detectors import (
     flatness,
     load_causes,
     scale_mismatch,
+    size_causes,
     sqrt_nan,
 )
 from moeprobe.findings.evidence import Evidence
@@ -153,4 +154,6 @@ _RULES: tuple[Explains, ...] = (
     _rounding_of_flat_scores,
     _copied_with_their_rows,
     load_causes.uneven_at_a_broken_router,
+    size_causes.small_because_faded,
+    size_causes.one_underflow,
 )

@@ -79,8 +79,11 @@ def test_a_gate_row_turned_against_its_input_is_a_dead_expert_and_nothing_else(
 
 
 @pytest.mark.parametrize(("bias", "follower"), [(low_bias, LOAD[0]), (high_bias, LOAD[1])], ids=["low", "high"])
-def test_a_runaway_bias_is_one_problem(bias: Callable, follower: str, bundled: Path) -> None:
-    result = cut_off(bundled, 3, bias)
+@pytest.mark.parametrize("name", ["deepseek_v4", "deepseek_v3"], ids=["ungrouped", "grouped"])
+def test_a_runaway_bias_is_one_problem(
+    name: str, bias: Callable, follower: str, checkpoints: Path, bundled: Path
+) -> None:
+    result = cut_off(folder(name, checkpoints, bundled), 3, bias)
     (problem,) = result.problems
     assert (problem.detector, problem.severity, problem.layer, problem.experts) == (
         "bias-runaway",
@@ -95,11 +98,3 @@ def test_a_runaway_bias_is_one_problem(bias: Callable, follower: str, bundled: P
         problem.router,
         [EXPERT],
     )
-
-
-def test_a_favourite_without_a_certificate_is_found_by_its_load(checkpoints: Path) -> None:
-    """With groups, a favourite can be lost with its group in principle, so no certificate says always."""
-    result = cut_off(checkpoints / "deepseek_v3", 3, high_bias)
-    overloaded = next(finding for finding in result.problems if finding.detector == "overloaded-experts")
-    assert (overloaded.severity, overloaded.layer, overloaded.experts) == ("error", 3, [EXPERT])
-    assert {finding.layer for finding in result.problems} == {3}
