@@ -80,10 +80,28 @@ def _loss_of_the_whole_model(root: Finding, found: Finding, _depth: dict[str | N
     return whole and wrong and (root.cause == found.cause or root.cause not in sizes)
 
 
+def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
+    """A branch of a wrong size swells or starves the residual stream, which later layers are compared with."""
+    wrong = root.detector == "scale-mismatch" and root.router is not None and root.severity == "error"
+    compared = found.detector == "scale-mismatch" and found.router is not None and found.severity == "warning"
+    return wrong and compared and depth[root.router] < depth[found.router]
+
+
+def _no_choice_to_test(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
+    """A choice is worth nothing where it is flat or runs away, or reads what an earlier layer has spoilt."""
+    if found.detector != "permuted-experts":
+        return False
+    same = root.detector == found.detector
+    upstream = (same or root.severity == "error") and depth.get(root.router, -1) < depth[found.router]
+    return upstream or (root.router == found.router and not same)
+
+
 _RULES: tuple[Explains, ...] = (
     _flat_so_the_bias_decides,
     _bias_so_one_set,
     _not_finite_downstream,
     _lost_in_all_layers,
     _loss_of_the_whole_model,
+    _behind_a_wrong_size,
+    _no_choice_to_test,
 )

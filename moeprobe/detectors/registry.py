@@ -12,6 +12,7 @@ from moeprobe.detectors.causes import trace_causes
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.flat_scores import FlatScores
 from moeprobe.detectors.hash_boundary import HashBoundary
+from moeprobe.detectors.permuted_experts import PermutedExperts
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
 from moeprobe.errors import OptionError
@@ -19,7 +20,14 @@ from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import Check
 from moeprobe.recipe import suggestion
 
-DETECTORS: tuple[Detector[Any], ...] = (FlatScores(), BiasRunaway(), SqrtNan(), ScaleMismatch(), HashBoundary())
+DETECTORS: tuple[Detector[Any], ...] = (
+    FlatScores(),
+    BiasRunaway(),
+    SqrtNan(),
+    ScaleMismatch(),
+    HashBoundary(),
+    PermutedExperts(),
+)
 
 
 def find(word: str) -> list[Detector[Any]]:

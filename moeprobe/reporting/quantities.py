@@ -3,8 +3,10 @@
 A new detector gets its evidence table by one line in ``EVIDENCE``.
 """
 
+from collections.abc import Callable
 from statistics import median
 
+from moeprobe.findings.evidence import Backward, ChoiceTest
 from moeprobe.reporting.readers import (
     Quantity,
     at,
@@ -17,6 +19,7 @@ from moeprobe.reporting.readers import (
     of_share,
     spread,
 )
+from moeprobe.reporting.words import interval, number
 
 _A = "activations."
 _LOGITS, _CHOICE = f"{_A}logits.", f"{_A}selection."
@@ -112,5 +115,22 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
         "kind", "table_outside", "table_repeats", "table_unreachable", "hash_mismatches",
         "flips_noise", "margin", "std", "residual", "input_rms", "routed_rms",
     ),
+    "permuted-experts": ("kind", "std", "evenness"),
 }  # fmt: skip
 """Which numbers each detector looks at, in the order of its table."""
+
+CHOICE: dict[str, Callable[[ChoiceTest], str]] = {
+    "rise (99 %)": lambda test: interval(test.rise),
+    "stir": lambda test: number(test.stir),
+    "rise without the branch": lambda test: number(test.removed),
+    "share (99 %)": lambda test: interval(test.share),
+    "documents": lambda test: number(test.documents),
+    "tokens": lambda test: number(test.tokens),
+}
+"""What random experts in one layer did: columns of permuted-experts."""
+
+GRADIENT: dict[str, Callable[[Backward], str]] = {
+    "tokens with a zero score": lambda tried: number(tried.tokens),
+    "non-finite gradients": lambda tried: number(tried.nonfinite) if tried.tokens else "not needed",
+}
+"""The backward pass through the router alone: columns of sqrt-nan."""

@@ -10,16 +10,29 @@ from moeprobe.detectors.detector import HEADINGS, Detector
 from moeprobe.detectors.flat_scores import FlatScores, FlatScoresLimits
 from moeprobe.detectors.registry import DETECTORS, choose, documentation, explain, find, judge, resolve_limits
 from moeprobe.errors import OptionError
-from moeprobe.findings.evidence import Evidence, Experiments
+from moeprobe.findings.evidence import Backward, Evidence, Experiments
 
-from .synthetic import bias, curve, evidence, hashed, judged, learned, logits, magnitudes, run, selection, weights
+from .synthetic import (
+    bias,
+    choice,
+    curve,
+    evidence,
+    hashed,
+    judged,
+    learned,
+    logits,
+    magnitudes,
+    run,
+    selection,
+    weights,
+)
 
 
 def names(detectors: list[Detector]) -> list[str]:
     return [detector.name for detector in detectors]
 
 
-EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary"]
+EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary", "permuted-experts"]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +43,7 @@ EVERYTHING = ["flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash
         (("MP301", "mp101"), (), ["flat-scores", "sqrt-nan"]),
         (("MP2", "s"), (), ["bias-runaway", "sqrt-nan", "scale-mismatch"]),
         ((), ("MP",), None),
-        (("MP",), ("hash-boundary", "MP4"), EVERYTHING[:3]),
+        (("MP",), ("hash-boundary", "MP4", "MP7"), EVERYTHING[:3]),
     ],
 )
 def test_choose(select: tuple, ignore: tuple, chosen: list[str] | None) -> None:
@@ -114,7 +127,12 @@ def sick_model() -> Evidence:
         learned(2, "sqrtsoftplus", logits=logits(smallest=-104.0), selection=selection(bias_only=0.7)),
         learned(3, "softmax", weights=weights(nonfinite=3), magnitudes=magnitudes(shared=0.001)),
         learned(4, gate_facts={"logit_bound": None}, facts={"verified": False, "reason": "it fired twice"}),
-        experiments=Experiments(loss=2.0, scale=[curve(best=0.05)], gradient={"model.layers.2.mlp.gate": 9}),
+        experiments=Experiments(
+            loss=2.0,
+            scale=[curve(best=0.05)],
+            choice=[choice(-0.02, 0.01, layer=2)],
+            gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
+        ),
     )
 
 
