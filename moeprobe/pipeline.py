@@ -118,8 +118,8 @@ def analyze(
     seen = {gate.router.path: collector.activations(gate.router.path) if ran else None for gate in gates}
     experiments = Experiments()
     if ran:
-        with bars.counting("loss test") as tick:
-            experiments = run_experiments(live, recording.sites, batches, seen, recipe.scale, tick)
+        with bars.counting("loss tests") as tick:
+            experiments = run_experiments(live, recording.sites, recording.routers, batches, seen, recipe, tick)
     evidence = Evidence(
         model_type=str(live.config.model_type),
         dtype=str(live.dtype).removeprefix("torch."),
@@ -132,7 +132,7 @@ def analyze(
             )
             for gate in gates
         ],
-        experiments=experiments.model_copy(update={"gradient": gradient.nonfinite}),
+        experiments=experiments.model_copy(update={"gradient": gradient.found}),
         probe=batches.facts(recipe.probe.texts) if ran else None,
     )
     judgement = judge(evidence, detectors, effective)
@@ -215,8 +215,11 @@ def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> li
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
         for name in missing
     ]
+    left_out = f"the recipe {recipe.name} leaves it out"
     if not recipe.scale.max_tokens:
-        found.append(Unchecked(what="loss test of the routed branch", why=f"the recipe {recipe.name} leaves it out"))
+        found.append(Unchecked(what="loss test of the routed branch", why=left_out))
+    if not recipe.choice.max_tokens:
+        found.append(Unchecked(what="loss test of the learned choice", why=left_out))
     return found
 
 

@@ -31,13 +31,30 @@ class ProbeRecipe(_Part):
 class ScaleRecipe(_Part):
     """The loss test of the routed branch's size. ``max_tokens`` 0 leaves it out.
 
-    At most ``max_length`` tokens of a document are read; ``flagged_layers`` is the number of single layers that
-    are tested where the size stands out.
+    At most ``max_length`` tokens of a document are read (many short documents give a narrower interval than few
+    long ones); ``single_layers`` is the number of layers that are
+    tested alone, those first whose size is farthest off the others'. A sound layer costs two forward passes, the
+    whole model eight, a wrong size some twenty.
     """
 
     max_tokens: int = Field(default=8_192, ge=0)
-    max_length: int = Field(default=256, ge=2)
-    flagged_layers: int = Field(default=4, ge=0)
+    max_length: int = Field(default=128, ge=2)
+    single_layers: int = Field(default=8, ge=0)
+
+
+class ChoiceRecipe(_Part):
+    """The loss test of every layer's choice against random experts. ``max_tokens`` 0 leaves it out.
+
+    It costs ``repetitions`` + 1 forward passes a layer, each over at most ``max_tokens`` tokens, and fewer
+    where all passes together would exceed ``total_tokens``: a model with 48 layers reads some 3,600 tokens in
+    each pass. At most ``max_length`` tokens of a document are read: many short
+    documents give a narrower interval than few long ones.
+    """
+
+    max_tokens: int = Field(default=8_192, ge=0)
+    max_length: int = Field(default=128, ge=2)
+    repetitions: int = Field(default=2, ge=1)
+    total_tokens: int = Field(default=524_288, ge=1)
 
 
 class Recipe(_Part):
@@ -51,6 +68,7 @@ class Recipe(_Part):
     description: str = ""
     probe: ProbeRecipe = ProbeRecipe()
     scale: ScaleRecipe = ScaleRecipe()
+    choice: ChoiceRecipe = ChoiceRecipe()
     select: list[str] = []
     ignore: list[str] = []
     limits: dict[str, dict[str, float]] = {}
@@ -106,7 +124,7 @@ def parse_recipe(data: Any, source: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = [*Recipe.model_fields, *ProbeRecipe.model_fields, *ScaleRecipe.model_fields]
+        known = [key for part in (Recipe, ProbeRecipe, ScaleRecipe, ChoiceRecipe) for key in part.model_fields]
         hint = suggestion(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
         problem = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].lower()
         raise OptionError(f"The recipe {source} is not valid: {key} {problem}{hint}.") from error

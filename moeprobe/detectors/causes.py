@@ -143,6 +143,22 @@ def _copied_with_their_rows(root: Finding, found: Finding, _depth: dict[str | No
     return copies and rows and (not root.experts or (bool(found.experts) and set(found.experts) <= set(root.experts)))
 
 
+def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
+    """A branch of a wrong size swells or starves the residual stream, which later layers are compared with."""
+    wrong = root.detector == "scale-mismatch" and root.router is not None and root.severity == "error"
+    compared = found.detector == "scale-mismatch" and found.router is not None and found.severity == "warning"
+    return wrong and compared and depth[root.router] < depth[found.router]
+
+
+def _no_choice_to_test(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
+    """A choice is worth nothing where it is flat or runs away, or reads what an earlier layer has spoilt."""
+    if found.detector != "permuted-experts":
+        return False
+    same = root.detector == found.detector
+    upstream = (same or root.severity == "error") and depth.get(root.router, -1) < depth[found.router]
+    return upstream or (root.router == found.router and not same)
+
+
 _RULES: tuple[Explains, ...] = (
     _flat_so_the_bias_decides,
     _bias_so_one_set,
@@ -156,4 +172,6 @@ _RULES: tuple[Explains, ...] = (
     load_causes.uneven_at_a_broken_router,
     size_causes.small_because_faded,
     size_causes.one_underflow,
+    _behind_a_wrong_size,
+    _no_choice_to_test,
 )

@@ -17,6 +17,7 @@ from moeprobe.detectors.flat_scores import FlatScores
 from moeprobe.detectors.hash_boundary import HashBoundary
 from moeprobe.detectors.low_precision import LowPrecision
 from moeprobe.detectors.overloaded_experts import OverloadedExperts
+from moeprobe.detectors.permuted_experts import PermutedExperts
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
 from moeprobe.detectors.untrained_gate import UntrainedGate
@@ -35,6 +36,7 @@ DETECTORS: tuple[Detector[Any], ...] = (
     OverloadedExperts(),
     LowPrecision(),
     BrokenContract(),
+    PermutedExperts(),
     DuplicateExperts(),
     UntrainedGate(),
 )

@@ -19,8 +19,11 @@ The rule fitted to logits and weights is compared with the config. The median ov
 layers. The test that needs no reference is the loss: a trained model is near a stationary point of its
 own loss in a multiplier m on the routed branch. The loss is read on a geometric grid of m, paired by
 document; a best m far from 1 that gains clearly, in several kinds of text, means that the size is wrong,
-and m says by how much. A best m at the edge of the grid decides nothing. A layer that stands out is
-tested alone in the same way: the test can confirm it (error) or clear it.
+and m says by how much, to some 20 % (so the factor is said as 2, 3, 5, 10, 20 and so on). A best m at the
+edge of the grid decides nothing. The layers of the oddest sizes (in a small model all of them) are tested
+alone in the same way: the test can confirm a layer (error) or clear it. A wrong layer drags the whole
+model's best m along, and a wrong factor in the whole model that of every layer: the place where m gains most
+is the one reported. Where several layers are wrong, mend that one and test again.
 
 A ratio of 1 is not a target: trained models lie anywhere from 0.3 to 5, hash layers above their
 neighbours.
@@ -34,7 +37,8 @@ neighbours.
 - `sigma_floor` (0.25): least scatter of log r that the other layers are taken to have.
 - `min_layers` (5): layers with a ratio before any of them can be an outlier.
 - `multiplier_low` (0.63), `multiplier_high` (1.6): best multipliers that count as healthy.
-- `gain_errors` (3), `gain_share` (0.01): the gain in standard errors, and as a share of the loss.
+- `gain_errors` (3), `gain_share` (0.01), `layer_gain_share` (0.002): the gain in standard errors, and as a
+  share of the loss for the whole model and for one layer.
 - `min_sources` (3), `min_documents` (8): what must agree, and be read, before a curve is believed.
 
 ## Known false alarms
@@ -63,7 +67,7 @@ from pydantic import Field
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.promise import breach, measured_factor, weight_tolerance
-from moeprobe.detectors.scale_curve import CurveLimits, points_to, read_curve
+from moeprobe.detectors.scale_curve import CurveLimits, correction, culprit, points_to, read_curve
 from moeprobe.detectors.trend import departures
 from moeprobe.detectors.wording import number, percent
 from moeprobe.findings.evidence import Evidence, RouterEvidence, ScaleCurve, Weights
@@ -105,6 +109,8 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
         curves = {curve.router: curve for curve in (evidence.experiments.scale if evidence.experiments else [])}
         cases = self.open(evidence, limits)
         offsets = _offsets(evidence.routers, limits)
+        wrong = culprit(list(curves.values()), limits)
+        whole = wrong if wrong is not None and wrong.router is None else None
         for case, offset in zip(cases, offsets, strict=True):
             shown = case.activations()
             if shown is None:
@@ -112,15 +118,16 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
             if shown.weights:
                 _judge_rule(case, shown.weights)
             curve = curves.get(case.evidence.router.path)
-            if not (curve and _judge_curve(case, curve)):
+            if not (curve and _judge_curve(case, curve, curve is wrong)):
                 cleared = curve is not None and read_curve(curve, limits).fine
-                _judge_ratio(case)
+                _judge_ratio(case, whole)
                 _judge_offset(case, offset, cleared)
             case.keep_worst()
         model = self.open_model(evidence, limits)
         if None not in curves:
-            model.skip("needs the loss test")
-        elif not _judge_curve(model, curves[None]) and (undecided := read_curve(curves[None], limits).undecided):
+            loss = evidence.experiments.loss if evidence.experiments else None
+            model.skip("needs the loss test" if loss is None or math.isfinite(loss) else "the loss is not finite")
+        elif not _judge_curve(model, curves[None], True) and (undecided := read_curve(curves[None], limits).undecided):
             model.skip(undecided)
         return Judgement.of([*cases, model])
 
@@ -168,12 +175,14 @@ def _judge_rule(case: Case[ScaleMismatchLimits], weights: Weights) -> None:
         )
 
 
-def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve) -> bool:
-    """Whether the loss test finds the wrong size."""
+def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve, at_fault: bool) -> bool:
+    """Whether the loss test finds the wrong size, here and not elsewhere."""
     reading = read_curve(curve, case.limits)
     if case.subject is not None and reading.undecided:
         case.note(f"loss test {reading.undecided}")
-    if not reading.wrong:
+    if reading.wrong and not at_fault:
+        case.note(f"the loss is least at {number(curve.best)} times its size, but a change elsewhere gains more")
+    if not reading.wrong or not at_fault:
         return False
     too_large = curve.best < 1
     at_one = next(point.loss for point in curve.points if math.isclose(point.multiplier, 1.0))
@@ -187,7 +196,7 @@ def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve) -> bool:
         measured=curve.best,
         limit="multiplier_low" if too_large else "multiplier_high",
         cause=TOO_LARGE if too_large else TOO_SMALL,
-        remedy=f"{_CONFIG if case.subject is None else _LAYER}; multiply the routed branch by {number(curve.best)}",
+        remedy=f"{_CONFIG if case.subject is None else _LAYER}; multiply the routed branch by {correction(curve)}",
     )
     return True
 
@@ -202,7 +211,8 @@ def _ratio(evidence: RouterEvidence) -> tuple[float | None, bool]:
     return (sizes.routed_to_residual.p50 if sizes.routed_to_residual else None), False
 
 
-def _judge_ratio(case: Case[ScaleMismatchLimits]) -> None:
+def _judge_ratio(case: Case[ScaleMismatchLimits], whole: ScaleCurve | None) -> None:
+    """Compare the ratio with very wide bars; ``whole``, if given, says that the whole model has the wrong size."""
     ratio, shared = _ratio(case.evidence)
     beside = "shared expert" if shared else "residual stream"
     if not shared:
@@ -216,8 +226,9 @@ def _judge_ratio(case: Case[ScaleMismatchLimits]) -> None:
         (ratio > limits.ratio_high, "ratio_high", TOO_LARGE),
     ):
         if wrong:
+            known = whole is not None and (whole.best < 1) == (cause == TOO_LARGE)
             case.find(
-                "warning",
+                "info" if known else "warning",
                 f"the routed branch is {number(ratio)} times the {beside} in the median token (the limit is "
                 f"{number(getattr(limits, bar))})",
                 quantity=f"routed over {beside}",

@@ -17,8 +17,9 @@ output.
 
 On the probe: counts of non-finite values; the sum of the weights over what the declared rule gives for
 the recorded logits; the smallest logit of any expert, chosen or not, against the edge of the dtype in
-which the score function runs: -102.87 in float32, -93 in bfloat16, -17.34 in float16. A backward pass
-through the router alone confirms it where that experiment ran. Sigmoid and softmax have no such edge,
+which the score function runs: -102.87 in float32, -93 in bfloat16, -17.34 in float16. Where a score is
+exactly zero, a backward pass through the router alone, on the recorded inputs and in the run dtype, confirms
+or refutes it, and names the gate rows that become NaN. Sigmoid and softmax have no such edge,
 since their derivative is zero where they are; sigmoid weights fade from about -40, which the sum of the
 weights shows. From the weights: no input behind an RMS norm can push a logit below -sqrt(D) * ||W_e *
 gamma||; if that stays inside the edge the check says so. Hash layers are judged like the others: their
@@ -58,7 +59,7 @@ from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.promise import breach, weight_tolerance
 from moeprobe.detectors.scores import score_function, zero_edge
 from moeprobe.detectors.wording import number, percent
-from moeprobe.findings.evidence import Activations, Evidence, Logits, Weights
+from moeprobe.findings.evidence import Activations, Backward, Evidence, Logits, Weights
 
 NONFINITE_LOGITS = "the logits are not finite"
 NONFINITE_WEIGHTS = "the routing weights are not finite"
@@ -68,7 +69,7 @@ FADED = "the chosen scores underflow: the weights fade"
 NAN_GRADIENT = "an unselected expert's logit is below the edge: its zero gradient times infinity is NaN"
 BROKEN_BACKWARD = "the router's backward pass is not finite"
 NEAR_EDGE = "the smallest logit is near the edge"
-GUARDED = "the smallest logit is below the edge, but the backward pass stayed finite"
+GUARDED = "the smallest logit is below the edge, but no gradient was broken"
 NAIVE_KERNEL = "chosen experts lie where naive kernels give zero"
 CLAMPED = "chosen experts lie where a clamp of 1e-6 would act"
 
@@ -108,6 +109,7 @@ class SqrtNan(Detector[SqrtNanLimits]):
                 _judge_edge(case, shown, gradients.get(case.evidence.router.path), evidence.dtype)
             if shown.logits:
                 _mention_kernels(case, shown.logits)
+            _mention_backward(case, gradients.get(case.evidence.router.path))
             if not case.findings:
                 case.note(f"none in {number(shown.tokens)} tokens, so below 1 in {_bound(shown.tokens)} (95 %)")
         return Judgement.of(cases)
@@ -179,26 +181,28 @@ def _judge_fading(case: Case[SqrtNanLimits], weights: Weights) -> None:
         )
 
 
-def _judge_edge(case: Case[SqrtNanLimits], shown: Activations, gradient: int | None, model_dtype: str) -> None:
+def _judge_edge(case: Case[SqrtNanLimits], shown: Activations, gradient: Backward | None, model_dtype: str) -> None:
     edge, dtype = _edge(case, model_dtype)
     smallest = shown.logits.smallest if shown.logits else None
     crossed = edge is not None and smallest is not None and smallest.value <= edge
-    if gradient:
+    if gradient and gradient.nonfinite:
         case.find(
             "error",
-            f"{number(gradient)} gradient entries of a backward pass through the router are NaN or infinite, "
-            "while its forward pass is finite",
+            f"{number(gradient.nonfinite)} gradient entries of a backward pass through the router are NaN or "
+            f"infinite (on {number(gradient.tokens)} tokens with a score of zero), while its forward pass is finite",
             quantity="non-finite gradient entries",
-            measured=gradient,
+            measured=gradient.nonfinite,
+            experts=gradient.experts,
             cause=NAN_GRADIENT if crossed else BROKEN_BACKWARD,
             remedy=_STABLE,
         )
         return
     if edge is None or smallest is None or smallest.value > edge * case.limits.edge_share:
         return
-    safe = gradient == 0
+    safe = gradient is not None
     if crossed:
-        cause, so = (GUARDED, "a backward pass stayed finite") if safe else (NAN_GRADIENT, "its gradient is NaN")
+        stayed = "a backward pass stayed finite" if gradient and gradient.tokens else "no score was zero on the probe"
+        cause, so = (GUARDED, stayed) if safe else (NAN_GRADIENT, "its gradient is NaN")
         message = f"below the edge {edge:g}, where sqrt(softplus) is zero in {dtype}: {so}"
     else:
         cause = NEAR_EDGE
@@ -216,6 +220,15 @@ def _judge_edge(case: Case[SqrtNanLimits], shown: Activations, gradient: int | N
         cause=cause,
         remedy=_STABLE,
     )
+
+
+def _mention_backward(case: Case[SqrtNanLimits], gradient: Backward | None) -> None:
+    if gradient is None:
+        case.note("no backward pass was tried")
+    elif not gradient.tokens:
+        case.note("no score was zero, so no backward pass was needed")
+    elif not gradient.nonfinite:
+        case.note(f"a backward pass stayed finite on {number(gradient.tokens)} tokens with a score of zero")
 
 
 def _mention_kernels(case: Case[SqrtNanLimits], logits: Logits) -> None:

@@ -4,53 +4,71 @@ The derivative of sqrt(softplus) divides by its result. An unselected expert has
 0 * inf is NaN: the forward pass stays finite while one training step destroys the gate (SCIENCE B0).
 """
 
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from moeprobe.findings.evidence import Backward
+from moeprobe.findings.router import Arithmetic
 from moeprobe.records.record import Record
 from moeprobe.routers.rule import scores
 
+_EPSILON = 1e-20
+"""What routers add to the sum of the chosen scores."""
+
 
 class GradientTest:
-    """Counts non-finite gradient entries per router; give ``update`` every record (with its inputs)."""
+    """Tries the backward pass of every router; give ``update`` every record (with its inputs)."""
 
     def __init__(self) -> None:
-        self.nonfinite: dict[str, int] = {}
-        """Router path -> non-finite entries in the gradients of gate and input; only routers that were tried."""
+        self.found: dict[str, Backward] = {}
+        """By router path. Without an entry the router could not be tried; with 0 tokens nothing had to be."""
 
     def update(self, record: Record) -> None:
         """Try the backward pass on the rows of this record where a score is exactly zero."""
-        router, gate = record.router, record.gate
-        if record.inputs is None or gate.weight is None or router.score_function not in ("sigmoid", "sqrtsoftplus"):
+        router = record.router
+        if record.inputs is None or record.logits is None or router.score_function is None:
             return
-        if record.logits is None:
-            return
-        name = router.arithmetic.score if router.arithmetic and router.arithmetic.score else "float32"
-        dtype: torch.dtype = getattr(torch, name)
-        score = scores(record.logits.to(dtype), router.score_function)
+        seen = self.found.get(router.path, Backward())
+        score = scores(record.logits.to(_dtype(router.arithmetic, "score")), router.score_function)
         rows = (score == 0).any(dim=-1) & torch.isfinite(record.logits).all(dim=-1)
-        if not bool(rows.any()):
-            return
-        found = self._backward(record, rows, dtype)
-        self.nonfinite[router.path] = self.nonfinite.get(router.path, 0) + found
+        if bool(rows.any()):
+            gate, inputs = router_backward(record.select(rows))
+            broken = ~torch.isfinite(gate)
+            experts = {*seen.experts, *broken.any(dim=-1).nonzero().flatten().tolist()}
+            seen = Backward(
+                tokens=seen.tokens + int(rows.sum()),
+                nonfinite=seen.nonfinite + int(broken.sum()) + int((~torch.isfinite(inputs)).sum()),
+                experts=sorted(experts),
+            )
+        self.found[router.path] = seen
 
-    @staticmethod
-    def _backward(record: Record, rows: Tensor, dtype: torch.dtype) -> int:
-        router, gate = record.router, record.gate
-        assert record.inputs is not None
-        assert gate.weight is not None
-        assert router.score_function is not None
-        with torch.enable_grad(), torch.inference_mode(False):
-            product: torch.dtype = getattr(torch, (router.arithmetic and router.arithmetic.product) or "float32")
-            inputs = record.inputs[rows].clone().to(product).requires_grad_()
-            weight = gate.weight.detach().clone().to(product).requires_grad_()
-            bias = None if gate.logit_bias is None else gate.logit_bias.detach().clone().to(product)
-            score = scores(F.linear(inputs, weight, bias).to(dtype), router.score_function)
-            chosen = score.gather(-1, record.experts[rows].clamp_min(0))
-            if router.renormalised:
-                chosen = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20)
-            # Unequal coefficients: the gradient of an equal sum of renormalised weights is zero everywhere.
-            slope = torch.linspace(0.5, 1.5, chosen.shape[-1], dtype=dtype, device=chosen.device)
-            gradients = torch.autograd.grad((chosen * slope).sum(), [inputs, weight])
-            return sum(int((~torch.isfinite(gradient)).sum()) for gradient in gradients)
+
+def router_backward(record: Record) -> tuple[Tensor, Tensor]:
+    """Gradients of the gate [columns, hidden] and of the router's input [tokens, hidden], in the run dtypes.
+
+    From above comes a different gradient for every slot: that of an equal sum of renormalised weights would be
+    zero everywhere. The gradient of the input is empty where the gate's matrix is not known.
+    """
+    router, gate = record.router, record.gate
+    assert record.inputs is not None
+    assert record.logits is not None
+    assert router.score_function is not None
+    product = _dtype(router.arithmetic, "product")
+    with torch.enable_grad(), torch.inference_mode(False):
+        logits = record.logits.clone().to(_dtype(router.arithmetic, "score")).requires_grad_()
+        chosen = scores(logits, router.score_function).gather(-1, record.experts.clamp_min(0))
+        if router.renormalised:
+            chosen = chosen / (chosen.sum(dim=-1, keepdim=True) + _EPSILON)
+        slope = torch.linspace(0.5, 1.5, chosen.shape[-1], dtype=chosen.dtype, device=chosen.device)
+        (above,) = torch.autograd.grad((chosen * slope).sum(), logits)
+    above = above.to(product)
+    inputs = above[:, :0] if gate.weight is None else above @ gate.weight.detach().to(above)
+    return above.mT @ record.inputs.to(above), inputs
+
+
+def _dtype(arithmetic: Arithmetic | None, part: Literal["product", "score"]) -> torch.dtype:
+    """The dtype in which this part of the router was seen to run."""
+    found: torch.dtype = getattr(torch, getattr(arithmetic, part, None) or "float32")
+    return found

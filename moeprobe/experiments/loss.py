@@ -34,6 +34,19 @@ class DocumentLosses:
         return float(self.nats.sum() / self.tokens.sum().clamp_min(1))
 
 
+@dataclass(frozen=True)
+class TokenLosses:
+    """Loss of every predicted token: ``nats`` [tokens] float64, ``document`` [tokens] int64, in the order read."""
+
+    nats: Tensor
+    document: Tensor
+
+    def by_document(self, documents: int) -> DocumentLosses:
+        """The sums over each of ``documents`` documents."""
+        nats = torch.zeros(documents, dtype=torch.float64).index_add_(0, self.document, self.nats)
+        return DocumentLosses(nats, torch.bincount(self.document, minlength=documents))
+
+
 def document_losses(
     model: "PreTrainedModel", batches: Sequence[Batch], documents: int, tick: Callable[[], None] = lambda: None
 ) -> DocumentLosses:
@@ -46,8 +59,14 @@ def document_losses(
         tick: called after every batch.
 
     """
-    nats = torch.zeros(documents, dtype=torch.float64)
-    tokens = torch.zeros(documents, dtype=torch.int64)
+    return token_losses(model, batches, tick).by_document(documents)
+
+
+def token_losses(
+    model: "PreTrainedModel", batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+) -> TokenLosses:
+    """Next-token cross entropy of every counted token; the arguments are those of ``document_losses``."""
+    nats, documents = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.int64)]
     device = next(model.parameters()).device
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for batch in batches:
@@ -60,9 +79,7 @@ def document_losses(
             target = ids[:, 1:]
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), reduction="none")
             counted = batch.counted[part][:, 1:]
-            loss = loss.reshape(target.shape).double().cpu() * counted
-            where = torch.tensor(batch.documents[part], dtype=torch.int64)
-            nats.index_add_(0, where, loss.sum(dim=1))
-            tokens.index_add_(0, where, counted.sum(dim=1))
+            nats.append(loss.reshape(target.shape).double().cpu()[counted])
+            documents.append(torch.tensor(batch.documents[part])[:, None].expand_as(counted)[counted])
         tick()
-    return DocumentLosses(nats, tokens)
+    return TokenLosses(torch.cat(nats), torch.cat(documents))

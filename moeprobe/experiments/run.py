@@ -1,15 +1,17 @@
 """Run every experiment that the recipe asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from moeprobe.experiments.loss import document_losses
-from moeprobe.experiments.scale import scale_curve, standing_out
-from moeprobe.findings.evidence import Activations, Experiments
+from moeprobe.experiments.choice import choice_test
+from moeprobe.experiments.loss import document_losses, token_losses
+from moeprobe.experiments.scale import farthest, scale_curve
+from moeprobe.findings.evidence import Activations, ChoiceTest, Experiments
+from moeprobe.findings.router import Router
 from moeprobe.probes.batches import Batches
-from moeprobe.recipe import ScaleRecipe
+from moeprobe.recipe import ChoiceRecipe, Recipe, ScaleRecipe
 from moeprobe.routers.find import Site
 
 if TYPE_CHECKING:
@@ -18,34 +20,79 @@ if TYPE_CHECKING:
 
 def run_experiments(
     model: "PreTrainedModel",
-    sites: list[Site],
+    sites: Sequence[Site],
+    routers: Sequence[Router],
     batches: Batches,
     seen: dict[str, Activations | None],
-    recipe: ScaleRecipe,
+    recipe: Recipe,
     tick: Callable[[], None] = lambda: None,
 ) -> Experiments:
-    """The loss test of the routed branch's size, for the whole model and for the layers that stand out.
+    """The loss tests: the size of the routed branch, and the worth of every layer's choice.
 
     Args:
         model: a causal language model in eval mode; it is left as it was, bit for bit.
         sites: its routed sites.
+        routers: the facts of those that fired.
         batches: the probe; a balanced part of it is read.
-        seen: what the probe showed, by router path; it tells which layers stand out.
-        recipe: token budget and number of single layers.
+        seen: what the probe showed, by router path; it tells which layers stand out by their size.
+        recipe: what to run, with which budgets.
         tick: called after every batch.
+
     """
-    if not recipe.max_tokens:
-        return Experiments()
+    size = _scale(model, sites, batches, seen, recipe.scale, tick) if recipe.scale.max_tokens else Experiments()
+    worth = Experiments()
+    if recipe.choice.max_tokens and routers:
+        worth = _choice(model, sites, routers, batches, recipe.choice, tick)
+    first = size if size.loss is not None else worth
+    return first.model_copy(update={"scale": size.scale, "choice": worth.choice})
+
+
+def _scale(
+    model: "PreTrainedModel",
+    sites: Sequence[Site],
+    batches: Batches,
+    seen: dict[str, Activations | None],
+    recipe: ScaleRecipe,
+    tick: Callable[[], None],
+) -> Experiments:
+    """Loss in a multiplier on the routed branch: of the whole model, and of the layers of the oddest sizes."""
     subset = batches.take(recipe.max_tokens, recipe.max_length)
     sources = [document.source for document in subset.documents]
     baseline = document_losses(model, subset.batches, len(sources), tick)
+    found = Experiments(loss=baseline.mean, loss_tokens=int(baseline.tokens.sum()))
     if not torch.isfinite(baseline.nats).all():
-        return Experiments()
+        return found
     curves = [scale_curve(model, sites, subset.batches, sources, None, baseline, tick)]
-    for path in standing_out(_sizes(seen), recipe.flagged_layers):
+    for path in farthest(_sizes(seen), recipe.single_layers):
         single = [site for site in sites if site.path == path]
         curves.append(scale_curve(model, single, subset.batches, sources, path, baseline, tick))
-    return Experiments(loss=baseline.mean, loss_tokens=int(baseline.tokens.sum()), scale=curves)
+    return found.model_copy(update={"scale": curves})
+
+
+def _choice(
+    model: "PreTrainedModel",
+    sites: Sequence[Site],
+    routers: Sequence[Router],
+    batches: Batches,
+    recipe: ChoiceRecipe,
+    tick: Callable[[], None],
+) -> Experiments:
+    """Loss with random experts in one layer, of every layer."""
+    passes = len(routers) * (recipe.repetitions + 1)
+    subset = batches.take(min(recipe.max_tokens, max(recipe.total_tokens // passes, 1)), recipe.max_length)
+    sources = [document.source for document in subset.documents]
+    baseline = token_losses(model, subset.batches, tick)
+    mean = baseline.by_document(len(sources)).mean
+    found = Experiments(loss=mean, loss_tokens=baseline.nats.numel())
+    if not torch.isfinite(baseline.nats).all():
+        return found
+    by_path = {router.path: router for router in routers}
+    tests: list[ChoiceTest] = []
+    for site in sites:
+        if (router := by_path.get(site.path)) is not None:
+            test = choice_test(model, site, router, subset.batches, sources, baseline, recipe.repetitions, tick)
+            tests += [test] if test else []
+    return found.model_copy(update={"choice": tests})
 
 
 def _sizes(seen: dict[str, Activations | None]) -> dict[str, float]:

@@ -6,14 +6,16 @@ no weight is touched.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from moeprobe.experiments.loss import DocumentLosses, document_losses
+from moeprobe.experiments.paired import paired
 from moeprobe.findings.evidence import ScaleCurve, ScalePoint
 from moeprobe.probes.batches import Batch
 from moeprobe.routers.find import Site
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 GRID = tuple(round(10 ** (i / 10), 3) for i in range(-4, 5))
 """0.4 to 2.5 in steps of a tenth of a decade."""
+SCREEN = (GRID[1], GRID[-2])
+"""A single layer whose loss rises to both of these, half and twice its size, is right and not looked at further."""
 EXTENSIONS = 2
 _EXTENSION = tuple(10 ** (i / 5) for i in range(1, 6))
 """One more decade in steps of a fifth, where the best is at the edge."""
-
-Evaluate = Callable[[float], DocumentLosses]
 
 
 def scale_curve(
@@ -53,14 +55,18 @@ def scale_curve(
     """
 
     def evaluate(multiplier: float) -> DocumentLosses:
-        with ExitStack() as stack:
-            for site in sites:
-                if site.experts is not None:
-                    handle = site.experts.register_forward_hook(_multiply(multiplier))
-                    stack.callback(handle.remove)
+        with multiplied(sites, multiplier):
             return document_losses(model, batches, len(sources), tick)
 
-    losses = {m: baseline if m == 1 else evaluate(m) for m in GRID}
+    losses = {1.0: baseline}
+    if router is not None:
+        for m in SCREEN:
+            losses[m] = evaluate(m)
+        if _argmin(losses) == 1:
+            return _curve(losses, baseline, sources, router)
+    for m in GRID:
+        if m not in losses:
+            losses[m] = evaluate(m)
     for _ in range(EXTENSIONS):
         best = _argmin(losses)
         edge = min(losses) if best == min(losses) else max(losses) if best == max(losses) else None
@@ -69,30 +75,42 @@ def scale_curve(
         for step in _EXTENSION:
             m = float(f"{edge * step if edge > 1 else edge / step:.3g}")
             losses[m] = evaluate(m)
+    for m in _midpoints(sorted(losses), _argmin(losses)):
+        losses[m] = evaluate(m)
     return _curve(losses, baseline, sources, router)
 
 
-def standing_out(ratios: dict[str, float], at_most: int, factor: float = 3.0) -> list[str]:
-    """Routers whose ratio is ``factor`` times off the median of the others, farthest first."""
+def _midpoints(grid: list[float], best: float) -> list[float]:
+    """Halfway (in log m) from the best point to its neighbours; none for a model whose size is right."""
+    place = grid.index(best)
+    if best == 1 or place in (0, len(grid) - 1):
+        return []
+    return [float(f"{math.sqrt(best * grid[near]):.3g}") for near in (place - 1, place + 1)]
+
+
+def farthest(ratios: dict[str, float], at_most: int) -> list[str]:
+    """The routers whose ratios are farthest off the median of the others, farthest first."""
     distance = {}
     for path, ratio in ratios.items():
-        others = sorted(r for other, r in ratios.items() if other != path)
-        if others and ratio > 0:
-            median = others[len(others) // 2]
-            distance[path] = abs(math.log(ratio / median)) if median > 0 else math.inf
-        elif ratio == 0:
-            distance[path] = math.inf
-    far = [path for path in distance if distance[path] > math.log(factor)]
-    return sorted(far, key=lambda path: -distance[path])[:at_most]
+        middle = median([r for other, r in ratios.items() if other != path] or [ratio])
+        distance[path] = abs(math.log(ratio / middle)) if ratio > 0 and middle > 0 else math.inf
+    return sorted(distance, key=lambda path: -distance[path])[:at_most]
 
 
-def _multiply(multiplier: float) -> Callable[[nn.Module, Any, Any], Any]:
+@contextmanager
+def multiplied(sites: Sequence[Site], multiplier: float) -> Iterator[None]:
+    """While the block runs, the experts of ``sites`` give ``multiplier`` times their output."""
+
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
             return (output[0] * multiplier, *output[1:])
         return output * multiplier
 
-    return hook
+    with ExitStack() as stack:
+        for site in sites:
+            if site.experts is not None:
+                stack.callback(site.experts.register_forward_hook(hook).remove)
+        yield
 
 
 def _argmin(losses: dict[float, DocumentLosses]) -> float:
@@ -105,7 +123,7 @@ def _curve(
 ) -> ScaleCurve:
     grid = sorted(losses)
     best = _argmin(losses)
-    gain, error = _paired(baseline, losses[best])
+    gain, error = paired(baseline, losses[best])
     by_source = {}
     for source in sorted(set(sources)):
         inside = torch.tensor([s == source for s in sources]) & (baseline.tokens > 0)
@@ -123,18 +141,6 @@ def _curve(
         documents=int((baseline.tokens > 0).sum()),
         tokens=int(baseline.tokens.sum()),
     )
-
-
-def _paired(first: DocumentLosses, second: DocumentLosses) -> tuple[float, float]:
-    """Mean gain of ``second`` over ``first`` in nats per token, and its standard error over documents."""
-    read = first.tokens > 0
-    gain_nats, tokens = (first.nats - second.nats)[read], first.tokens[read].double()
-    gain = float(gain_nats.sum() / tokens.sum())
-    count = int(read.sum())
-    if count < 2:
-        return gain, math.inf
-    residual: Tensor = gain_nats - gain * tokens
-    return gain, float((residual.square().sum() * count / (count - 1)).sqrt() / tokens.sum())
 
 
 def _vertex(grid: list[float], losses: list[float], index: int) -> float:

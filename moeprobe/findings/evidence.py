@@ -11,7 +11,7 @@ from moeprobe.findings.weights import ExpertWeights, GateShape
 
 
 class Interval(Plain):
-    """A statistic with its 99 % interval from a bootstrap over documents (None below 30 documents)."""
+    """A statistic with its 99 % interval over documents (None where there are too few of them)."""
 
     value: float
     low: float | None = None
@@ -230,14 +230,50 @@ class ScaleCurve(Plain):
     tokens: int
 
 
+class ChoiceTest(Plain):
+    """What the choice of one layer is worth, in nats per token, with 99 % intervals over documents.
+
+    ``rise`` is the rise of the mean loss when every token is sent to random experts instead, ``stir`` the root
+    mean square of what that does to the loss of a single token, ``removed`` the rise when the layer's routed
+    branch is removed altogether, and ``share`` = rise / removed (None where the branch is not clearly worth
+    anything). ``rise`` and ``stir`` are averaged over ``repetitions`` random choices.
+    """
+
+    router: str
+    rise: Interval
+    stir: float
+    removed: float
+    share: Interval | None
+    repetitions: int
+    documents: int
+    sources: int
+    tokens: int
+
+
+class Backward(Plain):
+    """A backward pass through one router alone, on the recorded tokens where a score was exactly zero.
+
+    ``tokens`` 0: no score underflowed, so nothing had to be tried. ``nonfinite`` counts the entries of the
+    gradients of gate and input that are NaN or infinite, ``experts`` are the gate rows that hold such entries.
+    """
+
+    tokens: int = 0
+    nonfinite: int = 0
+    experts: list[int] = []
+
+
 class Experiments(Plain):
-    """Results of what had to touch the model; each left it bit-identical."""
+    """Results of what had to touch the model; each left it bit-identical.
+
+    ``loss`` is the mean loss of the texts that the experiments read, not finite where none could be made.
+    """
 
     loss: float | None = None
     loss_tokens: int = 0
     scale: list[ScaleCurve] = []
-    gradient: dict[str, int] = {}
-    """Router path -> number of non-finite gradient entries of a router-only backward."""
+    choice: list[ChoiceTest] = []
+    gradient: dict[str, Backward] = {}
+    """By router path; a router that is missing could not be tried (its logits are not known)."""
 
 
 class Probe(Plain):

@@ -5,7 +5,7 @@ from collections import Counter
 from moeprobe.findings.result import Result
 from moeprobe.reporting.depth import where
 from moeprobe.reporting.escape import code, inline, prose
-from moeprobe.reporting.quantities import EVIDENCE
+from moeprobe.reporting.quantities import CHOICE, EVIDENCE, GRADIENT
 from moeprobe.reporting.sheets import sheet
 from moeprobe.reporting.tables import folded, joined, table
 from moeprobe.reporting.words import number
@@ -25,12 +25,27 @@ def _detector(result: Result, detector: str) -> str:
     told = ", ".join(f"{counts[verdict]} {word}" for verdict, word in _VERDICTS.items() if counts[verdict])
     limits = result.limits.get(detector, {})
     bars = ", ".join(f"{code(name)} {number(value, 4)}" for name, value in limits.items())
-    verdicts = {check.router or "": {"verdict": str(check.verdict)} for check in checks}
+    tried = _tried(result, detector)
+    verdicts = {
+        path: tried.get(path, {}) | {"verdict": str(check.verdict)} for check in checks if (path := check.router or "")
+    }
     body = joined(
         f"Limits: {bars}." if bars else "",
         sheet(result.evidence.routers, EVIDENCE.get(detector, ()), verdicts),
     )
     return folded(f"{detector}: {told}", body) or f"{inline(detector)}: {told}"
+
+
+def _tried(result: Result, detector: str) -> dict[str, dict[str, str]]:
+    """Cells of the experiments that the detector looks at, by router path."""
+    made = result.evidence.experiments
+    if made is None:
+        return {}
+    if detector == "permuted-experts":
+        return {test.router: {label: text(test) for label, text in CHOICE.items()} for test in made.choice}
+    if detector == "sqrt-nan":
+        return {path: {label: text(one) for label, text in GRADIENT.items()} for path, one in made.gradient.items()}
+    return {}
 
 
 _VERDICTS = {"finding": "with a finding", "clean": "clean", "skipped": "skipped", "failed": "failed to run"}

@@ -3,8 +3,10 @@
 A new detector gets its evidence table by one line in ``EVIDENCE``.
 """
 
+from collections.abc import Callable
 from statistics import median
 
+from moeprobe.findings.evidence import Backward, ChoiceTest
 from moeprobe.reporting.readers import (
     Quantity,
     at,
@@ -19,6 +21,7 @@ from moeprobe.reporting.readers import (
     of_share,
     spread,
 )
+from moeprobe.reporting.words import interval, number
 
 _A = "activations."
 _LOGITS, _CHOICE = f"{_A}logits.", f"{_A}selection."
@@ -143,7 +146,24 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
         "score", "fit_error", "not_returned", "other_weights", "other_choice", "outside_groups",
         "other_weighting", "other_biased",
     ),
+    "permuted-experts": ("kind", "std", "evenness"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
     "untrained-gate": ("coupling", "norm_variation", "largest_singular", "cosine_rms", "kurtosis"),
 }  # fmt: skip
 """Which numbers each detector looks at, in the order of its table."""
+
+CHOICE: dict[str, Callable[[ChoiceTest], str]] = {
+    "rise (99 %)": lambda test: interval(test.rise),
+    "stir": lambda test: number(test.stir),
+    "rise without the branch": lambda test: number(test.removed),
+    "share (99 %)": lambda test: interval(test.share),
+    "documents": lambda test: number(test.documents),
+    "tokens": lambda test: number(test.tokens),
+}
+"""What random experts in one layer did: columns of permuted-experts."""
+
+GRADIENT: dict[str, Callable[[Backward], str]] = {
+    "tokens with a zero score": lambda tried: number(tried.tokens),
+    "non-finite gradients": lambda tried: number(tried.nonfinite) if tried.tokens else "not needed",
+}
+"""The backward pass through the router alone: columns of sqrt-nan."""

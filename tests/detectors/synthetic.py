@@ -7,6 +7,7 @@ from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.findings.contract import Contract
 from moeprobe.findings.evidence import (
     Activations,
+    ChoiceTest,
     Evidence,
     Experiments,
     ExtremeLogit,
@@ -260,6 +261,22 @@ def curve(best: float = 1.0, gain: float = 0.2, path: str | None = None, loss: f
         "tokens": 6144,
     }
     return ScaleCurve.model_validate(defaults | facts)
+
+
+def choice(low: float = 0.04, high: float = 0.08, layer: int = 0, **facts: Any) -> ChoiceTest:
+    """What the choice of a layer is worth; ``low`` and ``high`` are the ends of the rise."""
+    defaults: dict[str, Any] = {
+        "router": f"model.layers.{layer}.mlp.gate",
+        "rise": Interval(value=(low + high) / 2, low=low, high=high),
+        "stir": 0.4,
+        "removed": 0.07,
+        "share": Interval(value=0.85, low=0.7, high=1.0),
+        "repetitions": 2,
+        "documents": 56,
+        "sources": 8,
+        "tokens": 7168,
+    }
+    return ChoiceTest.model_validate(defaults | facts)
 
 
 def evidence(*routers: RouterEvidence, experiments: Experiments | None = None, probed: bool = True) -> Evidence:

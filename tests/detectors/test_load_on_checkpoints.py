@@ -79,7 +79,7 @@ def test_a_gate_row_turned_against_its_input_is_a_dead_expert_and_nothing_else(
 
 
 @pytest.mark.parametrize(("bias", "follower"), [(low_bias, LOAD[0]), (high_bias, LOAD[1])], ids=["low", "high"])
-@pytest.mark.parametrize("name", ["deepseek_v4", "deepseek_v3"], ids=["ungrouped", "grouped"])
+@pytest.mark.parametrize("name", [NAMES[0], "deepseek_v3"], ids=["ungrouped", "grouped"])
 def test_a_runaway_bias_is_one_problem(
     name: str, bias: Callable, follower: str, checkpoints: Path, bundled: Path
 ) -> None:

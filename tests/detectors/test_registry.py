@@ -10,7 +10,7 @@ from moeprobe.detectors.detector import HEADINGS, Detector
 from moeprobe.detectors.flat_scores import FlatScores, FlatScoresLimits
 from moeprobe.detectors.registry import DETECTORS, choose, documentation, explain, find, judge, resolve_limits
 from moeprobe.errors import OptionError
-from moeprobe.findings.evidence import Evidence, Experiments
+from moeprobe.findings.evidence import Backward, Evidence, Experiments
 
 from .synthetic import (
     BFLOAT16,
@@ -18,6 +18,7 @@ from .synthetic import (
     TOKENS,
     K,
     bias,
+    choice,
     contract,
     curve,
     evidence,
@@ -47,6 +48,7 @@ EVERYTHING = [
     "overloaded-experts",
     "low-precision-routing",
     "broken-contract",
+    "permuted-experts",
     "duplicate-experts",
     "untrained-gate",
 ]
@@ -149,7 +151,12 @@ def sick_model() -> Evidence:
         learned(5, contract=contract(other_weighting=TOKENS, other_weighting_biased=0)),
         learned(6, facts={"arithmetic": BFLOAT16}, selection=selection(flips_float32=0.4)),
         learned(7, gate_facts={"shape": RANDOM}, expert_facts={"coupling": 0.3, "identical": [[2, 5]]}),
-        experiments=Experiments(loss=2.0, scale=[curve(best=0.05)], gradient={"model.layers.2.mlp.gate": 9}),
+        experiments=Experiments(
+            loss=2.0,
+            scale=[curve(best=0.05)],
+            choice=[choice(-0.02, 0.01, layer=2)],
+            gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
+        ),
     )
 
 

@@ -178,12 +178,71 @@ def test_the_loss_of_the_whole_model(changes: dict, fires: bool) -> None:
         assert findings[0].router is None
 
 
-def test_the_factor_that_the_loss_points_to() -> None:
-    _, findings = run(NAME, learned(), experiments=Experiments(scale=[curve(best=0.05)]))
-    assert "about 20 times too large" in findings[0].message
-    assert findings[0].cause == scale_mismatch.TOO_LARGE
-    _, findings = run(NAME, learned(), experiments=Experiments(scale=[curve(best=2.5)]))
-    assert "about 2.5 times too small" in findings[0].message
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (0.05, "about 20 times too large: multiply it by about 1/20"),
+        (0.058, "about 20 times too large: multiply it by about 1/20"),
+        (0.226, "about 5 times too large: multiply it by about 1/5"),
+        (0.37, "about 3 times too large: multiply it by about 1/3"),
+        (1.7, "about 2 times too small: multiply it by about 2"),
+        (5.8, "about 5 times too small: multiply it by about 5"),
+        (23.1, "about 20 times too small: multiply it by about 20"),
+    ],
+)
+def test_the_factor_that_the_loss_points_to(best: float, said: str) -> None:
+    _, findings = run(NAME, learned(), experiments=Experiments(scale=[curve(best=best)]))
+    assert findings[0].message.endswith(f"the branch is {said}.")
+    assert findings[0].cause == (scale_mismatch.TOO_LARGE if best < 1 else scale_mismatch.TOO_SMALL)
+    assert findings[0].remedy.endswith(said.rpartition("multiply it by ")[2])
+
+
+@pytest.mark.parametrize(
+    ("gain", "whole", "named"),
+    [(0.2, 0.19, [1]), (0.2, 0.2, [1]), (0.19, 0.2, [None]), (0.0041, 0.0, [1]), (0.004, 0.0, [])],
+)
+def test_the_place_that_gains_most_is_named(gain: float, whole: float, named: list[int | None]) -> None:
+    """One wrong layer drags the whole model and its neighbours along, a wrong factor drags every layer."""
+    routers = layers(2.0, 2.2, 2.1)
+    seen = [
+        curve(best=0.3 if whole else 1.0, gain=whole, standard_error=0.001),
+        curve(best=0.05, gain=gain, standard_error=0.001, path=routers[1].router.path),
+        curve(best=3.0, gain=gain / 2, standard_error=0.001, path=routers[2].router.path),
+    ]
+    checks, findings = run(NAME, *routers, experiments=Experiments(loss=2.0, scale=seen))
+    assert [found.layer for found in findings if found.severity == "error"] == named
+    assert all(found.follows for found in findings if found.severity == "info")
+    if gain > 0.01:
+        assert "a change elsewhere gains more" in checks[2].reason
+
+
+def test_a_layer_is_not_named_while_the_whole_model_is_undecided() -> None:
+    routers = layers(2.0, 2.2, 2.1)
+    seen = [curve(best=0.01, interior=False, gain=0.5), curve(best=0.05, gain=0.2, path=routers[1].router.path)]
+    assert of_routers(*routers, experiments=Experiments(scale=seen)) == []
+
+
+def test_sizes_that_the_whole_model_explains() -> None:
+    """Every layer 60 times its shared expert is one finding; the other direction stays a warning."""
+    whole = Experiments(scale=[curve(best=0.05)])
+    assert of_routers(*layers(60.0, 70.0, 60.0), experiments=whole) == [("error", scale_mismatch.TOO_LARGE)]
+    assert of_routers(*layers(0.01), experiments=whole) == [
+        ("error", scale_mismatch.TOO_LARGE),
+        ("warning", scale_mismatch.TOO_SMALL),
+    ]
+
+
+def test_layers_behind_a_swollen_residual_stream_follow() -> None:
+    routers = layers(40.0, 0.01, 0.2, shared=False)
+    seen = [curve(best=0.1, gain=0.1), curve(best=0.05, gain=0.2, path=routers[0].router.path)]
+    _, findings = run(NAME, *routers, experiments=Experiments(scale=seen))
+    assert problems(findings) == [("error", scale_mismatch.TOO_LARGE)]
+    assert {found.follows for found in findings[1:]} == {routers[0].router.path}
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    checks, _ = run(NAME, learned(), experiments=Experiments(loss=math.nan))
+    assert checks[-1].reason == "the loss is not finite"
 
 
 @pytest.mark.parametrize(

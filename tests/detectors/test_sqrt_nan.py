@@ -4,7 +4,7 @@ import pytest
 
 from moeprobe.detectors import sqrt_nan
 from moeprobe.detectors.scores import SQRT_SOFTPLUS_EDGES, sqrt_softplus
-from moeprobe.findings.evidence import Experiments
+from moeprobe.findings.evidence import Backward, Experiments
 from moeprobe.findings.router import Arithmetic, Declared
 
 from .synthetic import EXPERTS, hashed, learned, logits, magnitudes, problems, run, weights
@@ -86,20 +86,38 @@ def test_functions_without_a_root_have_no_edge(function: str) -> None:
     assert run(NAME, low)[1] == []
 
 
+def tried(tokens: int, nonfinite: int = 0, experts: list[int] | None = None) -> Experiments:
+    backward = Backward(tokens=tokens, nonfinite=nonfinite, experts=experts or [])
+    return Experiments(gradient={learned().router.path: backward})
+
+
 def test_the_backward_pass_decides() -> None:
     below = learned(function="sqrtsoftplus", logits=logits(smallest=-110.0))
-    path = below.router.path
-    _, findings = run(NAME, below, experiments=Experiments(gradient={path: 128}))
+    _, findings = run(NAME, below, experiments=tried(3, 128, [3]))
     assert problems(findings) == [("error", sqrt_nan.NAN_GRADIENT)]
-    assert findings[0].measured == 128
-    _, findings = run(NAME, below, experiments=Experiments(gradient={path: 0}))
+    assert (findings[0].measured, findings[0].experts) == (128, [3])
+    assert "on 3 tokens with a score of zero" in findings[0].message
+    checks, findings = run(NAME, below, experiments=tried(3))
     assert problems(findings) == [("warning", sqrt_nan.GUARDED)]
-    _, findings = run(NAME, learned(), experiments=Experiments(gradient={path: 5}))
+    assert "stayed finite on 3 tokens" in checks[0].reason
+    _, findings = run(NAME, learned(), experiments=tried(3, 5))
     assert problems(findings) == [("error", sqrt_nan.BROKEN_BACKWARD)]
     # Where the forward pass is broken already, the gradient says nothing new.
     broken = learned(function="sqrtsoftplus", logits=logits(nonfinite=1))
-    _, findings = run(NAME, broken, experiments=Experiments(gradient={path: 5}))
+    _, findings = run(NAME, broken, experiments=tried(3, 5))
     assert problems(findings) == [("error", sqrt_nan.NONFINITE_LOGITS)]
+
+
+def test_not_run_and_not_needed_differ() -> None:
+    below = learned(function="sqrtsoftplus", logits=logits(smallest=-103.0))
+    checks, findings = run(NAME, below)
+    assert problems(findings) == [("error", sqrt_nan.NAN_GRADIENT)]
+    assert "no backward pass was tried" in checks[0].reason
+    # The edge of another code path lies at -103.97: what really came out decides.
+    checks, findings = run(NAME, below, experiments=tried(0))
+    assert problems(findings) == [("warning", sqrt_nan.GUARDED)]
+    assert "no score was zero on the probe" in findings[0].message
+    assert "no backward pass was needed" in run(NAME, learned(), experiments=tried(0))[0][0].reason
 
 
 def test_the_certificate() -> None:

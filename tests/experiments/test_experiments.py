@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from moeprobe.experiments.gradient import GradientTest
-from moeprobe.experiments.loss import document_losses
-from moeprobe.experiments.scale import GRID, scale_curve, standing_out
+from moeprobe.experiments import scale
+from moeprobe.experiments.loss import DocumentLosses, document_losses
+from moeprobe.experiments.scale import GRID, farthest, multiplied, scale_curve
+from moeprobe.findings.evidence import ScaleCurve
 from moeprobe.probes.batches import Batch
-from moeprobe.records.recorder import record
 from moeprobe.routers.find import find_sites
 from tests.families import build
 
@@ -54,7 +54,7 @@ def test_scale_curve_equals_scaled_weights() -> None:
     model = build("qwen2_moe")
     sites = find_sites(model)
     baseline = document_losses(model, batches(), 6)
-    curve = scale_curve(model, sites[:1], batches(), ["a", "b"] * 3, sites[0].path, baseline)
+    curve = scale_curve(model, sites[:1], batches(), ["a", "b"] * 3, None, baseline)
     with torch.no_grad():
         model.model.layers[0].mlp.experts.down_proj.mul_(GRID[-1])
     again = document_losses(model, batches(), 6).mean
@@ -62,38 +62,53 @@ def test_scale_curve_equals_scaled_weights() -> None:
     assert loss[GRID[-1]] == pytest.approx(again, rel=1e-5)
 
 
-def test_standing_out() -> None:
+def test_the_oddest_sizes_come_first() -> None:
     ratios = {"a": 1.0, "b": 1.2, "c": 20.0, "d": 0.9, "e": 0.1}
-    assert standing_out(ratios, 2) == ["c", "e"]
-    assert standing_out(ratios, 1) == ["c"]
-    assert standing_out({"a": 1.0, "b": 2.0}, 4) == []
-    assert standing_out({"a": 1.0, "b": 1.0, "c": 0.0}, 4) == ["c"]
+    assert farthest(ratios, 2) == ["c", "e"]
+    assert set(farthest(ratios, 8)) == set(ratios)
+    assert farthest({"a": 1.0, "b": 1.0, "c": 0.0}, 1) == ["c"]
+    assert farthest({"a": 2.0}, 4) == ["a"]
+    assert farthest({}, 4) == []
 
 
-def shifted(logit: float) -> GradientTest:
-    """DeepSeek-V4 with one expert whose logit is near ``logit`` on every token, never chosen."""
-    model = build("deepseek_v4")
-    test = GradientTest()
-    gate = model.model.layers[2].mlp.gate
-    with record(model, keep_inputs=True) as recording, torch.no_grad():
-        model(input_ids=torch.full((1, 12), 7))
-        mean = recording.records[-1].inputs.mean(dim=0)
-        gate.weight[5] = logit * mean / mean.square().sum()
-        recording.records.clear()
-        model(input_ids=torch.full((1, 12), 7))
-    for one in recording.records:
-        test.update(one)
-        assert torch.isfinite(one.weights).all()
-    return test
+@pytest.mark.parametrize("factor", [20.0, 0.05])
+def test_a_planted_factor_is_found_and_a_sound_layer_costs_two_passes(factor: float) -> None:
+    """A random model has no best size, so the loss is a parabola with its least at 1 / factor."""
+    model, best = build("mixtral"), 1 / factor
+    site, ticks = find_sites(model)[0], []
+
+    def losses(multiplier: float) -> DocumentLosses:
+        nats = torch.full((6,), 40 + math.log(multiplier / best) ** 2, dtype=torch.float64)
+        return DocumentLosses(nats, torch.full((6,), 10))
+
+    def curve(at: float) -> ScaleCurve:
+        nonlocal best
+        best = at
+        ticks.clear()
+
+        def measured(*_args: object) -> DocumentLosses:
+            ticks.append(1)
+            (hook,) = site.experts._forward_hooks.values()
+            return losses(float(hook(site.experts, (), torch.ones(()))))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scale, "document_losses", measured)
+            return scale_curve(model, [site], [], ["a"] * 6, site.path, losses(1.0))
+
+    wrong = curve(1 / factor)
+    assert wrong.best == pytest.approx(1 / factor, rel=0.03)
+    assert wrong.interior
+    assert len(ticks) == len(wrong.points) - 1 <= 20
+    sound = curve(1.1)
+    assert sound.best == pytest.approx(1.1, rel=0.03)
+    assert len(ticks) == 2
 
 
-def test_an_unselected_expert_below_the_edge_makes_the_gradient_nan() -> None:
-    """Forward finite, gradient NaN: the zero gradient of an unselected score times infinity (SCIENCE B0)."""
-    assert shifted(-200).nonfinite["model.layers.2.mlp.gate"] > 0
-
-
-def test_above_the_edge_nothing_is_tried() -> None:
-    assert shifted(-60).nonfinite == {}
+def test_hooks_come_off_after_an_exception() -> None:
+    model = build("mixtral")
+    with pytest.raises(RuntimeError), multiplied(find_sites(model), 2.0):
+        raise RuntimeError
+    assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_standard_error_needs_two_documents() -> None:
