@@ -47,8 +47,8 @@ class ChoiceRecipe(_Part):
 
     It costs ``repetitions`` + 1 forward passes a layer, each over at most ``max_tokens`` tokens, and fewer
     where all passes together would exceed ``total_tokens``: a model with 48 layers reads some 3,600 tokens in
-    each pass. At most ``max_length`` tokens of a document are read: many short
-    documents give a narrower interval than few long ones.
+    each pass. At most ``max_length`` tokens of a document are read: many short documents give a narrower
+    interval than few long ones.
     """
 
     max_tokens: int = Field(default=8_192, ge=0)
