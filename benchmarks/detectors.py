@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
@@ -31,18 +32,23 @@ import torch  # noqa: E402
 from benchmarks.page import page  # noqa: E402
 from benchmarks.patient import Patient  # noqa: E402
 from benchmarks.plan import plan, seconds  # noqa: E402
-from benchmarks.planting import LOOKALIKES, disguise, plant  # noqa: E402
+from benchmarks.planting import HEALTHY, LOOKALIKES, disguise, plant  # noqa: E402
 from benchmarks.scoring import BY_NAME, Case, Scored  # noqa: E402
 
 CACHE = ROOT / "benchmarks/.cases.jsonl"
-_JUDGED_AFTERWARDS = ("page.py", "scoring.py", "plan.py", "detectors.py")
+_PLANTERS = ("patient.py", "fault.py", "planting.py")
 
 
-def code_digest() -> str:
-    """Digest of everything that decides what is said about a case."""
-    files = [*(ROOT / "moeprobe").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-    judged = [p for p in files if p.parent.name != "benchmarks" or p.name not in _JUDGED_AFTERWARDS]
-    return hashlib.sha256(b"\0".join(p.read_bytes() for p in sorted(judged))).hexdigest()[:16]
+def code_digest(case: Case) -> str:
+    """Digest of everything that decides what is said about a case: moeprobe, and what plants it."""
+    code = BY_NAME[case.name].plant.__code__ if case.fault else HEALTHY.apply.__code__
+    return _digest(code.co_filename)
+
+
+@lru_cache
+def _digest(planted_by: str) -> str:
+    files = sorted((ROOT / "moeprobe").rglob("*.py")) + [ROOT / "benchmarks" / name for name in _PLANTERS]
+    return hashlib.sha256(b"\0".join(p.read_bytes() for p in [*files, Path(planted_by)])).hexdigest()[:16]
 
 
 def main() -> int:
@@ -54,16 +60,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/detector-accuracy.md")
     options = parser.parse_args()
 
-    digest, started = code_digest(), time.time()
+    started = time.time()
     cases = plan(options.quick, options.only)
-    known = _read(digest)
+    known = _read(cases)
     todo = [case for case in cases if case.key not in known]
     ahead = sum(map(seconds, todo)) / options.jobs
-    _say(f"{len(cases)} cases, {len(cases) - len(todo)} known; about {ahead / 60:.0f} minutes on free cores")
+    _say(f"{len(cases)} cases, {len(cases) - len(todo)} known; at most {ahead / 60:.0f} minutes on free cores")
     with CACHE.open("a", encoding="utf-8") as cache:
         for done, (case, said) in enumerate(_run(todo, options.jobs), start=1):
             known[case.key] = said
-            cache.write(json.dumps({"digest": digest, "key": case.key, "case": asdict(case), "said": said}) + "\n")
+            row = {"digest": code_digest(case), "key": case.key, "case": asdict(case), "said": said}
+            cache.write(json.dumps(row) + "\n")
             cache.flush()
             if done % 25 == 0 or done == len(todo):
                 _say(f"{done} of {len(todo)} ({time.time() - started:.0f} s): {case.key}")
@@ -78,11 +85,18 @@ def _command(options: argparse.Namespace) -> str:
     return " ".join([part for part in parts if part] + ([f"--only {options.only}"] if options.only else []))
 
 
-def _read(digest: str) -> dict[str, dict[str, Any] | None]:
+def _read(cases: list[Case]) -> dict[str, dict[str, Any] | None]:
+    """What is known of these cases; a line that an interruption cut short is left out."""
     if not CACHE.is_file():
         return {}
-    rows = [json.loads(line) for line in CACHE.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {row["key"]: row["said"] for row in rows if row["digest"] == digest}
+    wanted = {case.key: code_digest(case) for case in cases}
+    known = {}
+    for line in CACHE.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if wanted.get(row["key"]) == row["digest"]:
+                known[row["key"]] = row["said"]
+    return known
 
 
 def _run(cases: list[Case], jobs: int) -> Any:

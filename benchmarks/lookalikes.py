@@ -66,8 +66,8 @@ def _low_hash(patient: Patient, _stack: ExitStack) -> bool:
 def _low_logits(patient: Patient, _stack: ExitStack) -> bool:
     """All logits of the learned layers near -25; the bias balances the new scores as it did the old ones.
 
-    Scores of 4e-6 beside the old bias would be a fault: the bias would decide alone. A bias that was trained
-    with such scores is const - Q_e(1 - k/E), the quantile of each expert's own score.
+    Scores of 4e-6 beside the old bias would be a fault: the bias would decide alone. The new one starts at
+    -Q_e(1 - k/E), the quantile of each expert's own score, and is moved by the sign rule until the load is even.
     """
     found = [s for s in patient.sites if s.function == "sqrtsoftplus" and s.bias is not None and s.table is None]
     for site in found:
@@ -75,6 +75,11 @@ def _low_logits(patient: Patient, _stack: ExitStack) -> bool:
         site.weight.sub_((25 * site.one).to(site.weight.dtype))
         quantile = site.scores().double().quantile(1 - site.gate.router.top_k / site.count, dim=0)
         site.bias.copy_(quantile.mean() - quantile)
+        spread = float(site.scores().std(dim=-1).median())
+        for step in range(300):
+            load = torch.bincount(site.chosen().flatten(), minlength=site.count).double()
+            rate = 0.1 * 0.98**step * spread
+            site.bias.add_(rate * torch.sign(load.mean() - load).to(site.bias.dtype))
     return bool(found)
 
 

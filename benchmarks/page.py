@@ -1,6 +1,7 @@
 """The page: docs/detector-accuracy.md, a function of the scored cases."""
 
 import platform
+import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
@@ -167,22 +168,24 @@ def _invisible() -> str:
 
 
 def _failures(scored: list[Scored]) -> str:
-    """Cases with the same complaint about the same fault stand together."""
-    found: dict[tuple[str, str], list[Scored]] = {}
+    """Complaints about one dose in one checkpoint that differ in their numbers alone stand in one row."""
+    found: dict[tuple[str, str, str, str], list[tuple[Scored, str]]] = {}
     for one in scored:
         for complaint in one.wrong:
-            found.setdefault((one.case.name, complaint), []).append(one)
-    if not found:
-        return "Nothing."
-    rows = []
-    for (name, complaint), group in sorted(found.items()):
-        for one in group[:1]:
-            layers = "/".join("model" if x is None else str(x) for x in one.said.get("layers", []))
-            more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
             at = f"{one.case.strength:.3g}" if one.case.fault else ""
-            where = f"{one.case.checkpoint} {one.case.dtype} {one.case.tokens:,}{more}"
-            rows.append([name, at, where, layers, complaint])
-    return _table(["case", "strength", "checkpoint", "planted at layer", "what was wrong"], rows)
+            key = (one.case.name, one.case.checkpoint, at, re.sub(r"[\d.]+", "0", complaint)[:80])
+            found.setdefault(key, []).append((one, complaint))
+    rows = []
+    for (name, checkpoint, at, _), group in sorted(found.items()):
+        layers = ", ".join(sorted({_layer(x) for one, _ in group for x in one.said.get("layers", [])}))
+        settings = ", ".join(sorted({f"{one.case.dtype} {one.case.tokens:,}" for one, _ in group}))
+        rows.append([name, at, checkpoint, layers, str(len(group)), settings, group[0][1]])
+    head = ["case", "strength", "checkpoint", "planted at layer", "times", "where", "what was wrong, for example"]
+    return _table(head, rows) if rows else "Nothing."
+
+
+def _layer(layer: int | None) -> str:
+    return "model" if layer is None else str(layer)
 
 
 def _grouped(scored: list[Scored], order: Callable[[Scored], int]) -> Iterable[tuple[Fault, list[Scored]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import moeprobe
 from benchmarks.fault import Fault
 from benchmarks.faults import bias, flat, later, numerics, scale, table
-from benchmarks.lookalikes import LOOKALIKES, Lookalike
+from benchmarks.lookalikes import HEALTHY, LOOKALIKES, Lookalike
 from benchmarks.patient import Patient, Wound
 from moeprobe.errors import MoeprobeError
 from moeprobe.findings.result import Result
@@ -26,7 +26,7 @@ FAULTS: tuple[Fault, ...] = (
     *table.FAULTS,
     *later.FAULTS,
 )
-__all__ = ["FAULTS", "LOOKALIKES", "Fault", "Lookalike", "disguise", "plant", "recipe_for"]
+__all__ = ["FAULTS", "HEALTHY", "LOOKALIKES", "Fault", "Lookalike", "disguise", "plant", "recipe_for"]
 
 _LOSS_TOKENS = 2048
 _SHORT = 128

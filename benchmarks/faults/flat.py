@@ -76,6 +76,7 @@ FAULTS = (
         "a common offset added to all logits of a bfloat16 router",
         (6, 20, 60, 200),
         _offset,
+        also=("sqrt-nan",),
         dtypes=("bfloat16",),
     ),
     Fault(

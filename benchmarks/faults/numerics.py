@@ -82,7 +82,7 @@ FAULTS = (
         (-60, -80, -95, -110),
         _all_experts,
         square_root,
-        also=("bias-runaway",),
+        also=("bias-runaway", "flat-scores"),
     ),
     Fault(
         "gate-not-finite",

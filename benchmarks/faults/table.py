@@ -64,10 +64,10 @@ def _permuted(wound: Wound) -> bool:
 
 
 def _late(wound: Wound) -> bool:
-    """The blocks of this hash layer and of the last learned one change places."""
+    """The blocks of the last hash layer and of the last learned one change places."""
     layers = wound.patient.model.model.layers
-    here, there = wound.site.layer, len(layers) - 1
-    assert here is not None
+    here = max(site.layer or 0 for site in wound.patient.sites if hashed(site))
+    there = len(layers) - 1
     layers[here].mlp, layers[there].mlp = layers[there].mlp, layers[here].mlp
     wound.layer = there
     return True

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.lookalikes import HEALTHY
 from benchmarks.patient import CHECKPOINTS, Patient
-from benchmarks.planting import FAULTS, LOOKALIKES, Fault, Lookalike, disguise, plant
+from benchmarks.planting import FAULTS, HEALTHY, LOOKALIKES, Fault, Lookalike, disguise, plant
 from benchmarks.scoring import KNOWN, Case, Scored
 
 SMALLEST_FIRST = ("mixtral", "qwen2_moe", "deepseek_v3", "deepseek_v4")
