@@ -21,7 +21,8 @@ certificates. With scores between 0 and 1, an expert can never be chosen if k ot
 bias larger by more than 1, and always is if fewer than k others come within 1 of it. Square-root-softplus
 scores are bounded by what the weights can reach, else by what the probe showed. From the probe: the share
 of tokens whose experts are the top-k of the bias alone, and the imbalance with the bias against that
-without it. The load must agree with a certificate, otherwise the check has failed.
+without it; and the correlation of the bias with minus the quantile of each expert's own score at 1 - k/E,
+where balancing by the sign rule ends. The load must agree with a certificate, otherwise the check has failed.
 
 ## Limits
 
@@ -30,6 +31,8 @@ without it. The load must agree with a certificate, otherwise the check has fail
 - `imbalance_ratio` (1.5): MaxVio with the bias over MaxVio without it, if their intervals are disjoint.
 - `offset_ratio` (3): common offset over interquartile range from which the offset is mentioned (info; a
   warning where the bias is held or used in 16 bits).
+- `law_sigmas` (2.576): standard errors of that correlation (Fisher's z over the experts, 99 %). Wholly below zero it
+  is a warning, as after a flip of sign; with zero inside, as after a permutation, only an info.
 - `min_tokens` (1000): tokens before activations are judged.
 - `min_sources` (5): sources of text before the imbalance is judged, since one domain is uneven by nature.
 
@@ -56,6 +59,7 @@ import math
 import numpy as np
 from pydantic import Field
 
+from moeprobe.detectors.bias_balance import judge_imbalance, judge_law
 from moeprobe.detectors.bias_certificates import Settled, contradicted, left_out_groups_win, settle
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
@@ -73,7 +77,6 @@ CONSTANT_HERE = "the selection bias was lost in this layer"
 SETTLED = "the selection bias outweighs any score"
 SETTLED_ON_PROBE = "the selection bias outweighs every score seen"
 DECIDES = "the selection bias decides instead of the token"
-UNBALANCES = "the selection bias makes the load less even"
 OFFSET = "the selection bias has a common offset"
 OFFSET_16BIT = "the selection bias has a common offset in 16 bits"
 LEFT_OUT_WIN = "groups that were left out outscore the kept ones"
@@ -93,6 +96,7 @@ class BiasRunawayLimits(Limits):
     rounding_share: float = Field(0.25, gt=0, description="Rounding step over interquartile range of a 16-bit bias")
     imbalance_ratio: float = Field(1.5, ge=1, description="MaxVio with over without the bias, intervals disjoint")
     offset_ratio: float = Field(3, gt=0, description="Offset over interquartile range from which it is mentioned")
+    law_sigmas: float = Field(2.576, gt=0, description="Standard errors of the correlation with the balance law")
     min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
     min_sources: int = Field(5, ge=1, description="Sources of text before the imbalance is judged")
 
@@ -124,7 +128,8 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
                 settled = _judge_certificates(case)
                 if shown := case.activations():
                     _judge_share(case, shown, settled)
-                    _judge_imbalance(case, shown)
+                    judge_imbalance(case, shown)
+                    judge_law(case, shown)
         return Judgement.of(cases)
 
 
@@ -275,23 +280,3 @@ def _judge_share(case: Case[BiasRunawayLimits], shown: Activations, settled: Set
         cause=DECIDES,
         remedy=f"{_RESTORE}; if the scores are flat, mend the gate first",
     )
-
-
-def _judge_imbalance(case: Case[BiasRunawayLimits], shown: Activations) -> None:
-    limits, load = case.limits, shown.load
-    biased, unbiased = load.max_vio, load.unbiased_max_vio
-    if unbiased is None or biased.low is None or unbiased.high is None:
-        case.note("the imbalance without the bias has no interval (too few documents)")
-    elif len(load.source_tokens) < limits.min_sources:
-        case.note(f"the imbalance is not judged on {len(load.source_tokens)} of {limits.min_sources} sources")
-    elif biased.value > limits.imbalance_ratio * unbiased.value and biased.low > unbiased.high:
-        case.find(
-            "warning",
-            f"the load is less even with the bias (MaxVio {number(biased.value)}) than without it "
-            f"({number(unbiased.value)}; the limit is {number(limits.imbalance_ratio)} times)",
-            quantity="MaxVio with over without the bias",
-            measured=biased.value / unbiased.value if unbiased.value > 0 else math.inf,
-            limit="imbalance_ratio",
-            cause=UNBALANCES,
-            remedy="Check sign and order of the bias against the base checkpoint, and the texts of the probe",
-        )

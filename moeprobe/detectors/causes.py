@@ -8,6 +8,7 @@ the checks stay as they were.
 from collections.abc import Callable
 
 from moeprobe.detectors import (
+    bias_balance,
     bias_runaway,
     broken_contract,
     duplicate_experts,
@@ -64,7 +65,7 @@ def _explains(root: Finding, found: Finding, depth: dict[str | None, int]) -> bo
 
 def _flat_so_the_bias_decides(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
     """Where no expert is preferred, whatever bias there is decides, and makes the load as uneven as itself."""
-    decided = found.cause in (bias_runaway.DECIDES, bias_runaway.UNBALANCES)
+    decided = found.cause in (bias_runaway.DECIDES, bias_balance.UNBALANCES)
     decided |= found.cause.startswith(bias_runaway.SETTLED_ON_PROBE)
     flat = root.detector == "flat-scores" and root.cause not in (
         flatness.BIAS_OUTWEIGHS,
@@ -83,8 +84,12 @@ def _bias_so_one_set(root: Finding, found: Finding, _depth: dict[str | None, int
 def _bias_so_less_even(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
     """A bias that settles the choice, or was damaged, makes the load less even than no bias would."""
     decides = root.cause == bias_runaway.DECIDES or root.cause.startswith(bias_runaway.CERTAIN)
+    decides |= root.cause == bias_balance.OPPOSED
     broken = root.detector == "bias-runaway" and (root.severity == "error" or decides)
-    return broken and found.cause == bias_runaway.UNBALANCES and root.router == found.router
+    same = broken and root.router == found.router
+    # Favourites push the others out: the same fault from the other side.
+    pushed_out = found.cause.endswith(bias_runaway.NEVER) and root.cause.endswith(bias_runaway.ALWAYS)
+    return same and (found.cause == bias_balance.UNBALANCES or pushed_out)
 
 
 def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
@@ -170,7 +175,8 @@ _RULES: tuple[Explains, ...] = (
     _rounding_of_flat_scores,
     _copied_with_their_rows,
     load_causes.uneven_at_a_broken_router,
-    size_causes.small_because_faded,
+    size_causes.sized_by_another_fault,
+    size_causes.unsettled_by_another_fault,
     size_causes.one_underflow,
     _behind_a_wrong_size,
     _no_choice_to_test,

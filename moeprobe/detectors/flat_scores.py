@@ -239,7 +239,7 @@ def _judge_tokens(case: Case[FlatScoresLimits], shown: Activations) -> None:
             quantity="share of the most frequent set",
             measured=modal,
             limit=bar,
-            cause=flatness.of_constancy(shown, limits.std_warning, limits.collapsed_input),
+            cause=flatness.of_constancy(case.evidence, shown, limits.std_warning, limits.collapsed_input),
         )
 
 

@@ -69,12 +69,13 @@ def of_ties(evidence: RouterEvidence, shown: Activations, flat: float) -> str:
     return SATURATED if saturated.get(evidence.router.score_function or "") else LOST_TO_ROUNDING
 
 
-def of_constancy(shown: Activations, flat: float, collapsed: float) -> str:
-    """Why nearly every token gets the same experts."""
+def of_constancy(evidence: RouterEvidence, shown: Activations, flat: float, collapsed: float) -> str:
+    """Why nearly every token gets the same experts; where the logits hardly differ, that is why."""
     spread = shown.magnitudes.input_token_spread if shown.magnitudes else None
     if spread is not None and spread < collapsed:
         return COLLAPSED_INPUT
     logit_spread = shown.logits.std.p50 if shown.logits else None
     bias_only = shown.selection.bias_only if shown.selection else None
-    scores_differ = logit_spread is not None and logit_spread >= flat
-    return BIAS_OUTWEIGHS if scores_differ and bias_only is not None and bias_only >= _MOST_TOKENS else NOT_BY_TOKEN
+    if logit_spread is not None and logit_spread < flat:
+        return of_spread(evidence, shown, logit_spread)
+    return BIAS_OUTWEIGHS if bias_only is not None and bias_only >= _MOST_TOKENS else NOT_BY_TOKEN

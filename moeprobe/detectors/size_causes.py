@@ -7,12 +7,20 @@ _SIZES = (scale_mismatch.TOO_LARGE, scale_mismatch.TOO_SMALL, scale_mismatch.OUT
 _EDGE = (sqrt_nan.NAN_GRADIENT, sqrt_nan.NEAR_EDGE, sqrt_nan.GUARDED)
 
 
-def small_because_faded(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
-    """Weights that fade, and an input that has collapsed, make the routed branch small."""
-    sizes = found.detector == "scale-mismatch" and found.cause in _SIZES and root.router == found.router
-    fading = root.detector == "sqrt-nan" and root.cause == sqrt_nan.FADED
-    flat = root.detector == "flat-scores" and root.severity == "error"
-    return sizes and (fading or flat)
+def sized_by_another_fault(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """A router that is broken makes its branch useless or small, and the loss then wants another size of it.
+
+    The loss of the whole model feels a fault in any layer.
+    """
+    sizes = found.detector == "scale-mismatch" and found.cause in _SIZES
+    broken = root.severity == "error" and root.detector != "scale-mismatch"
+    return sizes and broken and found.router in (None, root.router)
+
+
+def unsettled_by_another_fault(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """The handover after the hash layers is unstable where that router is broken anyway."""
+    unsettled = found.detector == "hash-boundary" and found.severity == "warning" and root.router == found.router
+    return unsettled and root.severity == "error" and root.detector != "hash-boundary"
 
 
 def one_underflow(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:

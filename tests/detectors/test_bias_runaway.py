@@ -7,9 +7,10 @@ import random
 import pytest
 
 from moeprobe.detectors import bias_runaway as bias_file
+from moeprobe.detectors.bias_balance import OPPOSED, UNBALANCES, UNRELATED
 from moeprobe.detectors.bias_certificates import settle
 from moeprobe.detectors.precision import step
-from moeprobe.findings.evidence import Interval
+from moeprobe.findings.evidence import BalanceLaw, Interval
 from moeprobe.findings.router import Arithmetic, Groups
 
 from .synthetic import (
@@ -241,7 +242,7 @@ def test_share_decided_by_the_bias(share: float, severities: list[str]) -> None:
 def test_imbalance_with_the_bias(biased: tuple, unbiased: tuple, fires: bool) -> None:
     first, second = (Interval(value=v, low=low, high=high) for v, low, high in (biased, unbiased))
     _, findings = run(NAME, learned(load=load(max_vio=first, unbiased_max_vio=second)))
-    assert problems(findings) == ([("warning", bias_file.UNBALANCES)] if fires else [])
+    assert problems(findings) == ([("warning", UNBALANCES)] if fires else [])
     alone = load(max_vio=first, unbiased_max_vio=second, source_tokens={"python": TOKENS})
     assert run(NAME, learned(load=alone))[1] == []
 
@@ -280,3 +281,14 @@ def test_flat_scores_in_the_observed_range_do_not_hide_in_it() -> None:
         load=load([0] * (EXPERTS - K) + [TOKENS] * K),
     )
     assert problems(run(NAME, seen)[1]) == [("error", f"{bias_file.SETTLED_ON_PROBE} (always chosen)")]
+
+
+@pytest.mark.parametrize(
+    ("correlation", "found"),
+    [(0.9, None), (0.62, None), (0.59, "info"), (0.0, "info"), (-0.59, "info"), (-0.63, "warning"), (-1.0, "warning")],
+)
+def test_a_bias_that_does_not_follow_the_balance_law(correlation: float, found: str | None) -> None:
+    """With 16 experts, 99 % of chance correlations lie within tanh(2.576 / sqrt(13)) = 0.613."""
+    seen = with_bias(around(0, 0.3), balance_law=BalanceLaw(correlation=correlation, slope=1.0))
+    said = [f for f in run(NAME, seen)[1] if f.cause in (OPPOSED, UNRELATED)]
+    assert [f.severity for f in said] == ([found] if found else [])

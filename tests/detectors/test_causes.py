@@ -2,7 +2,7 @@
 
 import pytest
 
-from moeprobe.detectors import bias_runaway, dead_experts, flatness, hash_boundary, sqrt_nan
+from moeprobe.detectors import bias_balance, bias_runaway, dead_experts, flatness, hash_boundary, sqrt_nan
 from moeprobe.findings.evidence import Interval, Load, RouterEvidence
 from moeprobe.findings.finding import Finding
 
@@ -112,7 +112,7 @@ def test_an_uneven_load_of_flat_scores_is_not_the_fault_of_the_bias() -> None:
     flat = learned(3, logits=logits(std=0.001), load=less_even())
     root, consequence = findings(flat)
     assert (root.detector, root.follows) == ("flat-scores", None)
-    assert (consequence.cause, consequence.severity) == (bias_runaway.UNBALANCES, "info")
+    assert (consequence.cause, consequence.severity) == (bias_balance.UNBALANCES, "info")
     assert consequence.follows == flat.router.path
 
 
@@ -121,7 +121,7 @@ def test_a_bias_that_decides_makes_the_load_less_even(share: float) -> None:
     decided = learned(selection=selection(bias_only=share), load=less_even())
     root, consequence = findings(decided)
     assert (root.cause, root.follows) == (bias_runaway.DECIDES, None)
-    assert (consequence.cause, consequence.severity) == (bias_runaway.UNBALANCES, "info")
+    assert (consequence.cause, consequence.severity) == (bias_balance.UNBALANCES, "info")
 
 
 def test_a_favourite_makes_the_load_less_even_and_is_overloaded() -> None:
