@@ -38,7 +38,7 @@ def judge_imbalance(case: Case[Any], shown: Activations) -> None:
 
 
 def judge_law(case: Case[Any], shown: Activations) -> None:
-    """Compare the bias with the balance law (SCIENCE B2): a trained one follows it, a flipped one opposes it."""
+    """Compare the bias with the balance law (docs/science.md B2): a flipped one opposes it."""
     law = shown.balance_law
     bias = case.evidence.router.selection_bias
     if law is None or law.correlation is None or bias is None or len(bias.values) < _MIN_EXPERTS:

@@ -20,7 +20,7 @@ from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.wording import number
 
 UNMEASURED_EFFECT = 10.0
-"""Tokens worth one where documents could not be compared (SCIENCE E4)."""
+"""Tokens worth one where documents could not be compared (docs/science.md E4)."""
 _LAW = 1 / 3
 
 

@@ -1,7 +1,7 @@
 """Choice: the loss with the learned choice of one layer replaced by random experts.
 
 If the rows of a gate no longer stand in the order of its experts, its choice is worth no more than any other, and
-no load or logit shows it; the loss does (SCIENCE G, D9). The weights stay in their slots, in order: what changes
+no load or logit shows it; the loss does (docs/science.md, D9). The weights stay in their slots, in order: what changes
 is who is chosen, never how much. (Weights recomputed from the random experts' own scores would shrink where they
 are not normalised, and the loss would rise for that reason alone.)
 """

@@ -1,7 +1,7 @@
 """Gradient: a router-only backward pass on recorded inputs, where a score has underflowed to zero.
 
 The derivative of sqrt(softplus) divides by its result. An unselected expert has a zero gradient from above, and
-0 * inf is NaN: the forward pass stays finite while one training step destroys the gate (SCIENCE B0).
+0 * inf is NaN: the forward pass stays finite while one training step destroys the gate (docs/science.md B0).
 """
 
 from typing import Literal

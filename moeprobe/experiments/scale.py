@@ -1,7 +1,7 @@
 """Scale: the loss with the routed branch multiplied by m.
 
 A trained model is near a stationary point of its own loss in m, so the best m of a healthy checkpoint is near 1
-and needs no reference (SCIENCE B4). The multiplier acts on the output of the experts module through a hook:
+and needs no reference (docs/science.md B4). The multiplier acts on the output of the experts module through a hook:
 no weight is touched.
 """
 

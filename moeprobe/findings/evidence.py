@@ -44,7 +44,7 @@ class GateWeights(Plain):
     """What the router's own tensors say without a forward pass.
 
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
-    (Cauchy-Schwarz behind an RMS norm of weight gamma; SCIENCE A2), plus the logit bias where there is one.
+    (Cauchy-Schwarz behind an RMS norm of weight gamma; docs/science.md A2), plus the logit bias where there is one.
     It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
     the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before.
     """
@@ -154,7 +154,7 @@ class Magnitudes(Plain):
 
 
 class BalanceLaw(Plain):
-    """The bias against -Q_e(1 - k/E), the quantile of each expert's own score (SCIENCE B2)."""
+    """The bias against -Q_e(1 - k/E), the quantile of each expert's own score (docs/science.md B2)."""
 
     correlation: float | None
     slope: float | None

@@ -4,7 +4,7 @@ from moeprobe.findings.plain import Plain
 
 
 class GateShape(Plain):
-    """How much a gate matrix [rows, columns] looks like independent random entries (SCIENCE D10).
+    """How much a gate matrix [rows, columns] looks like independent random entries (docs/science.md D10).
 
     ``norm_variation``: standard deviation of the row norms over their mean, sqrt((kurtosis - 1) / (4 columns))
     for random entries. ``largest_singular``: the largest singular value over rms * (sqrt(rows) +

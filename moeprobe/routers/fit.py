@@ -1,6 +1,6 @@
 """Fit the routing rule to what was recorded: which score function, which norm, which factor, which selection.
 
-Nothing is recited from a table of families. The weights name the score function (SCIENCE D: it cannot be
+Nothing is recited from a table of families. The weights name the score function (docs/science.md D: it cannot be
 inferred from the chosen set, but it can from logits and weights); the chosen experts name bias and groups.
 """
 

@@ -77,7 +77,7 @@ def _identical(weight: torch.Tensor, usable: torch.Tensor) -> list[tuple[int, in
 
 
 def _bound(gate: Gate, weight: torch.Tensor) -> list[float] | None:
-    """sqrt(D) * ||W_e * gamma|| + |b_e|: Cauchy-Schwarz behind an RMS norm (SCIENCE A2)."""
+    """sqrt(D) * ||W_e * gamma|| + |b_e|: Cauchy-Schwarz behind an RMS norm (docs/science.md A2)."""
     if gate.gamma is None:
         return None
     bound = weight.shape[1] ** 0.5 * (weight * gate.gamma.cpu()).norm(dim=-1)

@@ -1,7 +1,7 @@
 """Balance law: a trained selection bias follows the quantiles of the experts' own scores.
 
 Where the sign rule has settled, every expert is chosen for a share k/E of the tokens, which gives
-b*[e] = const - Q_e(1 - k/E) with Q_e the quantile of expert e's own score (SCIENCE B2).
+b*[e] = const - Q_e(1 - k/E) with Q_e the quantile of expert e's own score (docs/science.md B2).
 """
 
 import torch

@@ -33,7 +33,8 @@ def assign(strata: Tensor) -> Tensor:
 def design_effects(counts: Tensor, tokens: Tensor, sources: int) -> list[float | None] | None:
     """How many tokens of these documents tell as much about an expert's share as one independent token.
 
-    DEFF_e = Var(count_e) / (n p (1 - p)) with n tokens, a share p of which chose e (SCIENCE E4). Var(count_e) is
+    DEFF_e = Var(count_e) / (n p (1 - p)) with n tokens, a share p of which chose e (docs/science.md E4).
+    Var(count_e) is
     the variance over the documents of a source, summed over the sources (a stratified cluster sample, Cochran,
     Sampling Techniques, 1977): the mixture of sources is given, the documents stand for others of their kind.
     Lengths differ, so a document of m tokens is compared with m times its source's share and not with the mean

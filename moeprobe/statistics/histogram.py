@@ -1,4 +1,4 @@
-"""Histograms with fixed edges: they merge exactly, unlike sketches that adapt (SCIENCE E6)."""
+"""Histograms with fixed edges: they merge exactly, unlike sketches that adapt (docs/science.md E6)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Intervals over documents: tokens of one document are not independent, documents are (SCIENCE E4)."""
+"""Intervals over documents: tokens of one document are not independent, documents are (docs/science.md E4)."""
 
 import numpy as np
 import torch

@@ -10,9 +10,9 @@ from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.statistic import Statistic, counts, sums
 
 NAIVE_EDGE = -16.63553
-"""Below this, log(1 + exp(x)) is 0 in float32 (SCIENCE B0): kernels without a true softplus lose the score."""
+"""Below this, log(1 + exp(x)) is 0 in float32 (docs/science.md B0): kernels without a true softplus lose the score."""
 CLAMP_EDGE = -13.8155
-"""Below this, softplus(x) < 1e-6, where a clamp before the square root would act (SCIENCE B0)."""
+"""Below this, softplus(x) < 1e-6, where a clamp before the square root would act (docs/science.md B0)."""
 
 _SPREAD = Scale(1e-6, 1e4)
 

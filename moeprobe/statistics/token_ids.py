@@ -16,7 +16,7 @@ class TokenIdStatistic(Statistic):
     """Assignments by token id, [ids + 1, columns], as seen and with the experts shuffled within a document.
 
     The plug-in mutual information is biased upwards, and k assignments of a token depend on each other, so
-    the same number on shuffled choices is the honest zero (SCIENCE E7).
+    the same number on shuffled choices is the honest zero (docs/science.md E7).
 
     Args:
         router: facts; its number of score columns is the width.

@@ -11,7 +11,7 @@ from moeprobe.statistics.statistic import Statistic, counts
 _SUM = Scale(1e-8, 1e4)
 TOLERANCE_FLOAT32 = 1e-3
 TOLERANCE_16_BIT = 2.0**-6
-"""Relative deviation of a weight sum from its promise that rounding explains (DESIGN 4, sqrt-nan)."""
+"""Relative deviation of a weight sum from its promise that rounding explains (see sqrt-nan)."""
 
 
 class WeightStatistic(Statistic):

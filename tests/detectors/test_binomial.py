@@ -74,7 +74,7 @@ def test_nothing_and_everything() -> None:
 
 
 def test_tokens_needed_to_prove_a_share() -> None:
-    """SCIENCE E1: tokens without a hit that prove less than a hundredth of the fair share, 1 % over the model."""
+    """docs/science.md E1: tokens without a hit that prove less than a hundredth of the fair share."""
     for experts, k, layers, tokens in ((8, 2, 32, 4056), (128, 8, 48, 21319), (384, 8, 60, 70314)):
         share, level = 0.01 * k / experts, 0.01 / (experts * layers)
         assert at_most(0, tokens, share) <= level < at_most(0, tokens - 1, share)

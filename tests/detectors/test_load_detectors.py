@@ -83,7 +83,7 @@ def test_too_few_tokens_never_say_dead() -> None:
 
 
 def test_many_experts_and_few_tokens_look_dead_and_are_not() -> None:
-    """SCIENCE H2: 384 experts at 256 tokens under perfect balance."""
+    """docs/science.md H2: 384 experts at 256 tokens under perfect balance."""
     picks = torch.rand(256, 384, generator=torch.Generator().manual_seed(0)).topk(6).indices
     counts = torch.bincount(picks.flatten(), minlength=384).tolist()
     rho = [count * 384 / (256 * 6) for count in counts]
@@ -97,7 +97,7 @@ def test_many_experts_and_few_tokens_look_dead_and_are_not() -> None:
 
 
 def test_published_unevenness_is_healthy() -> None:
-    """OLMoE (SCIENCE A1): least 0.19 of a fair share and MaxVio 2 on C4, MaxVio 3 after fine-tuning."""
+    """OLMoE (docs/science.md A1): least 0.19 of a fair share and MaxVio 2 on C4, MaxVio 3 after fine-tuning."""
     dice = random.Random(0)
     for low, high in ((0.19, 3.0), (0.26, 4.0), (0.13, 2.8)):
         middle = [math.exp(dice.gauss(-0.1, 0.4)) for _ in range(62)]

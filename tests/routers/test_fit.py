@@ -77,7 +77,7 @@ def test_selection_without_groups_or_bias_is_the_simplest() -> None:
 
 
 def test_groups_filled_with_zero_let_masked_experts_win_against_negative_scores() -> None:
-    """SCIENCE C1: with a negative bias, a fill of 0 makes the masked groups win."""
+    """docs/science.md C1: with a negative bias, a fill of 0 makes the masked groups win."""
     score, bias = LOGITS.sigmoid(), torch.full((16,), -3.0)
     right = choose(selection_scores(score, bias, Groups(count=4, kept=1, score="max", fill="-inf")), 4)
     wrong = choose(selection_scores(score, bias, Groups(count=4, kept=1, score="max", fill="0")), 4)

@@ -86,7 +86,7 @@ def test_token_ids_of_a_hash_router_say_everything() -> None:
 
 
 def test_balance_law_of_a_bias_that_was_balanced() -> None:
-    """The sign rule settles where b = const - Q(1 - k/E) (SCIENCE B2); run it, then read it."""
+    """The sign rule settles where b = const - Q(1 - k/E) (docs/science.md B2); run it, then read it."""
     generator = torch.Generator().manual_seed(0)
     scores = (torch.randn(20_000, 32, generator=generator) + torch.randn(32, generator=generator)).sigmoid()
     bias = torch.zeros(32)
