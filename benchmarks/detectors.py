@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one strength of each fault, float32 only")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--only", default="", help="regular expression: cases to run, e.g. hash-boundary")
+    parser.add_argument("--minutes", type=float, default=0, help="start no further case after so many minutes")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/detector-accuracy.md")
     options = parser.parse_args()
 
@@ -67,21 +68,24 @@ def main() -> int:
     ahead = sum(map(seconds, todo)) / options.jobs
     _say(f"{len(cases)} cases, {len(cases) - len(todo)} known; at most {ahead / 60:.0f} minutes on free cores")
     with CACHE.open("a", encoding="utf-8") as cache:
-        for done, (case, said) in enumerate(_run(todo, options.jobs), start=1):
+        stop = started + 60 * options.minutes if options.minutes else None
+        for done, (case, said) in enumerate(_run(todo, options.jobs, stop), start=1):
             known[case.key] = said
             row = {"digest": code_digest(case), "key": case.key, "case": asdict(case), "said": said}
             cache.write(json.dumps(row) + "\n")
             cache.flush()
             if done % 25 == 0 or done == len(todo):
                 _say(f"{done} of {len(todo)} ({time.time() - started:.0f} s): {case.key}")
-    scored = [Scored(case, known[case.key]) for case in cases if known[case.key] is not None]
-    options.out.write_text(page(scored, _command(options)), encoding="utf-8")
+    scored = [Scored(case, said) for case in cases if (said := known.get(case.key)) is not None]
+    left_out = sum(case.key not in known for case in cases)
+    options.out.write_text(page(scored, _command(options), left_out), encoding="utf-8")
     _say(f"written: {options.out} ({len(scored)} cases that fit a checkpoint)")
     return 0
 
 
 def _command(options: argparse.Namespace) -> str:
-    parts = ["python benchmarks/detectors.py", "--quick" if options.quick else ""]
+    limit = f"--minutes {options.minutes:g}" if options.minutes else ""
+    parts = ["python benchmarks/detectors.py", "--quick" if options.quick else "", limit]
     return " ".join([part for part in parts if part] + ([f"--only {options.only}"] if options.only else []))
 
 
@@ -99,7 +103,7 @@ def _read(cases: list[Case]) -> dict[str, dict[str, Any] | None]:
     return known
 
 
-def _run(cases: list[Case], jobs: int) -> Any:
+def _run(cases: list[Case], jobs: int, stop: float | None) -> Any:
     if not cases:
         return
     with ProcessPoolExecutor(
@@ -109,6 +113,8 @@ def _run(cases: list[Case], jobs: int) -> Any:
         try:
             for future in as_completed(futures):
                 yield future.result()
+                if stop is not None and time.time() > stop:
+                    return
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -15,8 +15,8 @@ from benchmarks.scoring import KNOWN, Scored, share
 Rows = list[list[str]]
 
 
-def page(scored: list[Scored], command: str) -> str:
-    """The whole page as Markdown."""
+def page(scored: list[Scored], command: str, left_out: int = 0) -> str:
+    """The whole page as Markdown; ``left_out`` cases of the plan were not run."""
     planted = [s for s in scored if s.case.fault]
     alike = [s for s in scored if not s.case.fault]
     known = [s for s in planted if s.fault.detector in KNOWN]
@@ -27,6 +27,9 @@ def page(scored: list[Scored], command: str) -> str:
         "restored bit for bit.",
         f"moeprobe {moeprobe.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}.",
+        f"{left_out} cases of the plan were not run for want of time."
+        if left_out
+        else "All cases of the plan were run.",
         "## In short",
         _short(known, alike),
         "**Demanded** cases are those where the detector's own definition, computed independently of it, asks for a "

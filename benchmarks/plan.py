@@ -38,7 +38,7 @@ def _doses(fault: Fault, dtype: str, quick: bool) -> list[tuple[float, int, int]
     if fault.loss:
         # The loss test reads the model a dozen times: one seed, and in bfloat16 the far ends alone.
         strengths = fault.strengths[-2:] if quick or dtype == "bfloat16" else fault.strengths
-        return [(s, 0, MIDDLE) for s in strengths]
+        return [(s, 0, max(fault.tokens, MIDDLE)) for s in strengths]
     usual = max(fault.tokens, MIDDLE)
     if quick:
         return [(strongest, 0, usual)]

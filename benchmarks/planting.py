@@ -16,7 +16,7 @@ from benchmarks.patient import Patient, Wound
 from moeprobe.errors import MoeprobeError
 from moeprobe.findings.result import Result
 from moeprobe.probes.texts import load_documents
-from moeprobe.recipe import ProbeRecipe, Recipe, ScaleRecipe
+from moeprobe.recipe import ChoiceRecipe, ProbeRecipe, Recipe, ScaleRecipe
 
 FAULTS: tuple[Fault, ...] = (
     *flat.FAULTS,
@@ -29,6 +29,7 @@ FAULTS: tuple[Fault, ...] = (
 __all__ = ["FAULTS", "HEALTHY", "LOOKALIKES", "Fault", "Lookalike", "disguise", "plant", "recipe_for"]
 
 _LOSS_TOKENS = 2048
+_CHOICE_TOKENS = 8192
 _SHORT = 128
 """Longest document of a small probe: many short documents from every source instead of a few long ones."""
 
@@ -40,6 +41,7 @@ def recipe_for(tokens: int, loss: bool, texts: str = "builtin", length: int = 0)
         name="benchmark",
         probe=ProbeRecipe(texts=texts, max_tokens=tokens, max_length=longest),
         scale=ScaleRecipe(max_tokens=_LOSS_TOKENS if loss else 0, max_length=_SHORT),
+        choice=ChoiceRecipe(max_tokens=_CHOICE_TOKENS if loss else 0),
     )
 
 

@@ -108,7 +108,7 @@ FAULTS = (
     Fault(
         "sign-flipped",
         "bias-runaway",
-        r"less even",
+        r"works against the balance|less even",
         "the sign of the bias flipped",
         (1,),
         _flipped,

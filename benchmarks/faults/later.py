@@ -147,6 +147,7 @@ FAULTS = (
         (7, 5, 4, 3, 2),
         _coarse_logits,
         also=("flat-scores",),
+        dtypes=("bfloat16",),
     ),
     Fault("biased-weights", "broken-contract", r"", "weights made of the biased scores", (1,), _biased_weights, biased),
     Fault(
@@ -168,7 +169,16 @@ FAULTS = (
         lambda site: learned(site) and type(site.router).__name__ == "MixtralTopKRouter",
         scope="model",
     ),
-    Fault("rows", "permuted-experts", r"", "the gate rows of one layer permuted", (1,), _permute_rows, loss=True),
+    Fault(
+        "rows",
+        "permuted-experts",
+        r"",
+        "the gate rows of one layer permuted",
+        (1,),
+        _permute_rows,
+        tokens=16_384,
+        loss=True,
+    ),
     Fault(
         "rows-and-bias",
         "permuted-experts",
@@ -177,6 +187,7 @@ FAULTS = (
         (1,),
         _permute_both,
         biased,
+        tokens=16_384,
         loss=True,
     ),
     Fault(

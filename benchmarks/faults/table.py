@@ -108,14 +108,15 @@ FAULTS = (
     ),
     Fault(
         "rows-permuted",
-        "hash-boundary",
+        "permuted-experts",
         r"",
         "a share of the rows permuted (1: two rows)",
         (2, 0.1, 0.999),
         _permuted,
         hashed,
-        tokens=0,
+        tokens=16_384,
         visible=False,
+        loss=True,
     ),
     Fault(
         "hash-after-learned",

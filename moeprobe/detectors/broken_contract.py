@@ -66,7 +66,16 @@ OTHER_FUNCTION = "the weights follow another score function"
 UNKNOWN_WEIGHTS = "the weights follow no known rule"
 CONSTANT = "top-1 weights are constant"
 
-IN_CODE = (FOREIGN_EXPERTS, FOREIGN_WEIGHTS, ZERO_MASK, BIAS_UNUSED, OTHER_CHOICE, BIASED_WEIGHTS, OTHER_FUNCTION)
+IN_CODE = (
+    FOREIGN_EXPERTS,
+    FOREIGN_WEIGHTS,
+    ZERO_MASK,
+    BIAS_UNUSED,
+    OTHER_CHOICE,
+    BIASED_WEIGHTS,
+    OTHER_FUNCTION,
+    CONSTANT,
+)
 """Causes that sit in code or config, so that one mistake shows in all layers."""
 
 _REMEDIES = {

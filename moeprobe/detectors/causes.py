@@ -13,6 +13,7 @@ from moeprobe.detectors import (
     broken_contract,
     duplicate_experts,
     flatness,
+    hash_boundary,
     load_causes,
     scale_mismatch,
     size_causes,
@@ -156,12 +157,21 @@ def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, 
 
 
 def _no_choice_to_test(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
-    """A choice is worth nothing where it is flat or runs away, or reads what an earlier layer has spoilt."""
-    if found.detector != "permuted-experts":
+    """A choice is worth nothing where it is flat or runs away, or reads what an earlier layer has spoilt.
+
+    A hash layer that changed places with a learned one spoils both places.
+    """
+    if found.detector != "permuted-experts" or root is found:
         return False
-    same = root.detector == found.detector
-    upstream = (same or root.severity == "error") and depth.get(root.router, -1) < depth[found.router]
-    return upstream or (root.router == found.router and not same)
+    upstream = depth.get(root.router, -1) < depth[found.router]
+    here = root.router == found.router and root.detector not in (found.detector, "untrained-gate")
+    return upstream or here or root.cause == hash_boundary.MISPLACED
+
+
+def _no_tie_either(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """That a choice is worth nothing is proved by the loss; that the gate looks random says why."""
+    same = root.router == found.router
+    return same and root.detector == "permuted-experts" and found.detector == "untrained-gate"
 
 
 _RULES: tuple[Explains, ...] = (
@@ -180,4 +190,5 @@ _RULES: tuple[Explains, ...] = (
     size_causes.one_underflow,
     _behind_a_wrong_size,
     _no_choice_to_test,
+    _no_tie_either,
 )

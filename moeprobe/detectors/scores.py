@@ -5,7 +5,7 @@ import math
 from moeprobe.detectors.precision import plain_name
 from moeprobe.findings.evidence import RouterEvidence
 
-SQRT_SOFTPLUS_EDGES = {"float64": -745.13, "float32": -102.87, "bfloat16": -93.0, "float16": -17.34}
+SQRT_SOFTPLUS_EDGES = {"float64": -745.13, "float32": -102.8735, "bfloat16": -93.0, "float16": -17.34375}
 """sqrt(softplus(x)) is exactly zero for x at or below this, by dtype (measured, on the vector path)."""
 
 SIGMOID_ONE = 16.6355
