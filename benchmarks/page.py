@@ -27,9 +27,7 @@ def page(scored: list[Scored], command: str, left_out: int = 0) -> str:
         "restored bit for bit.",
         f"moeprobe {moeprobe.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}.",
-        f"{left_out} cases of the plan were not run for want of time."
-        if left_out
-        else "All cases of the plan were run.",
+        f"{left_out} cases of the plan were not run for want of time." if left_out else "All planned cases were run.",
         "## In short",
         _short(known, alike),
         "**Demanded** cases are those where the detector's own definition, computed independently of it, asks for a "

@@ -124,6 +124,7 @@ FAULTS = (
         _permuted,
         biased,
         tokens=16_384,
+        visible=False,
     ),
     Fault(
         "held-in-16-bits",

@@ -128,7 +128,7 @@ FAULTS = (
         "all logits of one expert moved by",
         (-1, -3, -10, -20),
         _push,
-        tokens=16_384,
+        tokens=32_768,
     ),
     Fault(
         "always-chosen",

@@ -13,9 +13,9 @@ def sized_by_another_fault(root: Finding, found: Finding, _depth: dict[str | Non
     The loss of the whole model feels a fault in any layer.
     """
     sizes = found.detector == "scale-mismatch" and found.cause in _SIZES
-    worthless = root.detector in ("untrained-gate", "permuted-experts")
-    broken = (root.severity == "error" and root.detector != "scale-mismatch") or worthless
-    return sizes and broken and found.router in (None, root.router)
+    broken = root.severity == "error" and root.detector != "scale-mismatch"
+    worthless = root.detector in ("untrained-gate", "permuted-experts") and found.router is not None
+    return sizes and (broken or worthless) and found.router in (None, root.router)
 
 
 def unsettled_by_another_fault(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:

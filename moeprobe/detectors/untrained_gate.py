@@ -107,8 +107,8 @@ def _judge(case: Case[UntrainedGateLimits]) -> None:
         case.find(
             "warning",
             f"the gate looks like random numbers (at most {number(farthest)} standard errors off) and its rows have no "
-            f"tie to their experts ({number(coupling)} standard errors; the limit is {number(limits.coupling)}): it was "
-            "never trained, was redrawn, or stands in another order than the experts",
+            f"tie to their experts ({number(coupling)} standard errors; the limit is {number(limits.coupling)}): "
+            "it was never trained, was redrawn, or stands in another order than the experts",
             quantity="tie between gate rows and experts",
             measured=coupling,
             limit="coupling",

@@ -10,27 +10,24 @@ import torch
 
 from benchmarks.patient import CHECKPOINTS, Patient
 from benchmarks.planting import FAULTS, HEALTHY, LOOKALIKES, Fault, Lookalike, disguise, plant
-from benchmarks.scoring import KNOWN, Case, Scored
+from benchmarks.scoring import Case, Scored
 
 SMALLEST_FIRST = ("mixtral", "qwen2_moe", "deepseek_v3", "deepseek_v4")
 ALSO_IN = {"bias-runaway/one-up": "deepseek_v4", "bias-runaway/one-down": "deepseek_v4"}
 """Another score function, other bounds: worth a second case."""
 
+ONLY_IN = {"permuted-experts/rows": "qwen2_moe"}
+"""A permutation of the gate rows may be a lucky one, better than random experts; this one is not."""
+
+ELSEWHERE = {
+    "dead-experts/never-chosen": "needs 28,000 tokens to be proved: tests/detectors/test_load_on_checkpoints.py",
+    "low-precision-routing/coarse-logits": "logits changed behind the gate's product cannot be recomputed: "
+    "tests/detectors/test_low_precision.py",
+}
+"""Faults that this small probe cannot show, and where they are tested."""
+
 STRENGTH = {"scale-mismatch/norm-flipped": 1}
 """Where the strongest dose is not one that the definition demands a finding for."""
-
-KNOWN_WRONG: dict[str, str] = {
-    "flat-scores/norm-lost": "the small routed branch of a collapsed input is called a fault of its own",
-    "bias-runaway/one-up": "no certificate for an expert that is always chosen where groups limit the choice",
-    "bias-runaway/one-down": "no certificate for an expert that is never chosen where a group has at most k members",
-    "bias-runaway/permuted": "a permuted bias that still balances is not seen; its correlation is not judged",
-    "sqrt-nan/all-low-sigmoid": "the small routed branch of fading weights is called a fault of its own",
-    "sqrt-nan/all-low-sqrtsoftplus": "fading and the edge of one underflow are two findings, its small branch a third",
-    "scale-mismatch/all-experts": "the ratio of a layer does not follow from the loss of the whole model",
-    "scale-mismatch/one-layer": "layers beside the damaged one are blamed: their curves are not conditional on it",
-    "hash-boundary/out-of-range": "the forward pass raises before the table is judged",
-}
-"""Cases that are wrong today, and why. A case that comes right fails here until its line is gone."""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +50,8 @@ def patient(patients: dict[tuple[str, str], Patient], name: str, dtype: str = "f
 
 def cases() -> Iterator[tuple[Fault, str | None]]:
     for fault in FAULTS:
-        if fault.visible:
-            yield fault, None
+        if fault.visible and fault.full_name not in ELSEWHERE:
+            yield fault, ONLY_IN.get(fault.full_name)
             if other := ALSO_IN.get(fault.full_name):
                 yield fault, other
 
@@ -65,23 +62,11 @@ def name_of(fault: Fault, checkpoint: str | None) -> str:
 
 @pytest.mark.parametrize(
     ("fault", "checkpoint"),
-    [
-        pytest.param(
-            fault,
-            checkpoint,
-            id=name_of(fault, checkpoint),
-            marks=[pytest.mark.xfail(strict=True, reason=KNOWN_WRONG[name])]
-            if (name := name_of(fault, checkpoint)) in KNOWN_WRONG
-            else [],
-        )
-        for fault, checkpoint in cases()
-    ],
+    [pytest.param(fault, checkpoint, id=name_of(fault, checkpoint)) for fault, checkpoint in cases()],
 )
 def test_exactly_the_planted_fault_is_found(
     fault: Fault, checkpoint: str | None, patients: dict[tuple[str, str], Patient]
 ) -> None:
-    if fault.detector not in KNOWN:
-        pytest.skip(f"no detector {fault.detector} yet")
     dtype = fault.dtypes[0]
     for name in [checkpoint] if checkpoint else SMALLEST_FIRST:
         strength = STRENGTH.get(fault.full_name, fault.strengths[-1])
