@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,19 +168,12 @@ def _open(
             raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
         return None, model.eval(), tokenizer, []
 
-    def refuse_dense(opened: Checkpoint) -> None:
-        if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
-            raise NotMoEError(
-                f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
-                "moeprobe inspects Mixture-of-Experts checkpoints."
-            )
-
     checkpoint = open_checkpoint(
         model,
         revision=revision,
         trust_remote_code=trust_remote_code,
         tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        before_weights=refuse_dense,
+        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
     )
     reader = (
         load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
@@ -190,6 +184,15 @@ def _open(
         checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
     )
     return checkpoint, loaded.model, reader, loaded.missing
+
+
+def _refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
+    """Look for routers in the model's skeleton, before any weight is fetched or read."""
+    if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
+        raise NotMoEError(
+            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
+            "moeprobe inspects Mixture-of-Experts checkpoints."
+        )
 
 
 def _gates(recording: Recording, config: Any) -> list[Gate]:
@@ -226,7 +229,6 @@ def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> li
 def routers(
     model: str | Path,
     *,
-    tokenizer: str | None = None,  # noqa: ARG001
     revision: str | None = None,
     dtype: str = "auto",
     device_map: str | None = None,
@@ -239,8 +241,16 @@ def routers(
         MoeprobeError: the checkpoint cannot be used, or none of its routers can be run alone.
 
     """
-    checkpoint, live, _, _ = _open(model, None, revision, dtype, device_map, trust_remote_code, progress)
-    headers = read_headers(checkpoint.shards) if checkpoint else {}
+    checkpoint = open_checkpoint(
+        model,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
+    )
+    live = load_model(
+        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
+    ).model
+    headers = read_headers(checkpoint.shards)
     vocabulary, hidden = live.get_input_embeddings().weight.shape
     found, refused = [], ""
     for site in find_sites(live):

@@ -17,7 +17,6 @@ def loading_options(command: _Command) -> _Command:
             click.option("--revision", help="Branch, tag or commit of a hub checkpoint."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
             click.option("--device-map", help="As in transformers: auto, cpu, cuda:0 ..."),
-            click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
             click.option(
                 "--trust-remote-code",
                 is_flag=True,
@@ -36,6 +35,7 @@ def analysis_options(command: _Command) -> _Command:
         [
             click.option("--recipe", default="full", show_default=True, help="Name of a recipe, or a YAML file."),
             click.option("--probe", help="Your own texts: a text file, a folder, JSONL, or hub:org/name."),
+            click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
             click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read."),
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),

@@ -49,7 +49,7 @@ class Recording:
         if not self._sites:
             raise NotMoEError(
                 f"No router was found in {type(model).__name__}: it is a dense model, or of a kind that moeprobe "
-                "does not know. See docs/adding-a-family.md."
+                "does not know."
             )
 
     @property

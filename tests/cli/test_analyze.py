@@ -80,6 +80,13 @@ def test_own_texts_and_limits(moeprobe: Moeprobe, checkpoints: Path, tmp_path: P
     assert [f.limit for f in result.findings] == [1000] * 4
 
 
+def test_routers_need_no_tokenizer(moeprobe: Moeprobe, checkpoints: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoints / "mixtral", tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    outcome = moeprobe("routers", folder)
+    assert outcome.code == 0, outcome.err
+    assert "top 2 of 8" in outcome.out or "top" in outcome.out
+
+
 def test_routers(moeprobe: Moeprobe, checkpoints: Path) -> None:
     outcome = moeprobe("routers", checkpoints / "deepseek_v3")
     assert outcome.code == 0, outcome.err
