@@ -25,9 +25,11 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def used_columns(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Drop the columns in which nothing was measured."""
-    empty = {column for column in (rows[0] if rows else ()) if all(row[column] == number(None) for row in rows)}
-    return [{column: cell for column, cell in row.items() if column not in empty} for row in rows]
+    """Drop the columns in which nothing was measured; a row without a column gets a dash in it."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    missing = number(None)
+    used = [column for column in columns if any(row.get(column, missing) != missing for row in rows)]
+    return [{column: row.get(column, missing) for column in used} for row in rows]
 
 
 def grid(values: Sequence[float | int | None], width: int = 8) -> str:

@@ -75,3 +75,11 @@ def test_prose_keeps_code_spans_and_escapes_the_rest() -> None:
 
 def test_a_fence_cannot_be_closed_from_inside() -> None:
     assert fence("a\n```\nb").startswith("````\n")
+
+
+def test_rows_may_have_different_columns() -> None:
+    from moeprobe.reporting.tables import table, used_columns
+
+    rows = used_columns([{"layer": "1", "a": "–"}, {"layer": "2", "a": "–", "verdict": "clean"}])
+    assert rows == [{"layer": "1", "verdict": "–"}, {"layer": "2", "verdict": "clean"}]
+    assert "| clean" in table(rows)
