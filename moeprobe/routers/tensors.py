@@ -49,7 +49,11 @@ def gate_product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tu
             gap = (again - logits.float())[seen].square().mean().sqrt()
             scale = logits.float()[seen].square().mean().sqrt()
             trials.append((float(gap), float(scale), vector))
-        gap_, scale_, vector_ = min(trials, key=lambda trial: trial[0])
+        # A selection bias of the same shape that is tiny beside the logits fits them no worse: a logit bias must
+        # explain most of what the bare product leaves open.
+        bare = trials[0]
+        best = min(trials, key=lambda trial: trial[0])
+        gap_, scale_, vector_ = best if best[0] < 0.5 * bare[0] else bare
         if gap_ <= 0.02 * scale_ + 1e-6:
             return matrix, vector_
     return None, None

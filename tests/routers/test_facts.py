@@ -125,3 +125,17 @@ def test_weights_that_accelerate_keeps_elsewhere() -> None:
     plain = facts("deepseek_v3")
     assert [r.model_dump() for r in recording.routers] == [r.model_dump() for r in plain]
     assert recording.gates[0].weight is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_tiny_selection_bias_is_not_taken_for_a_logit_bias(dtype: torch.dtype) -> None:
+    model = build("deepseek_v4", dtype)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (1, 2):
+            bias = model.model.layers[layer].mlp.gate.e_score_correction_bias
+            bias.copy_(torch.randn(8, generator=generator) * 1e-6)
+        with moeprobe.record(model) as recording, torch.no_grad():
+            model(**batch())
+        assert all(r.logit_bias is None for r in recording.routers)
+        assert all(r.selection_bias is not None for r in recording.routers if r.kind == "top-k")
