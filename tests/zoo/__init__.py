@@ -1,0 +1,1 @@
+"""A tiny, seeded model of every MoE family of transformers, and what its experts are really given."""
