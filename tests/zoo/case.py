@@ -103,3 +103,12 @@ def batch(padding: str = "right") -> tuple[Tensor, Tensor]:
         else:
             mask[row, : 16 - length] = 0
     return ids, mask
+
+
+def arguments(case: Case, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The case's inputs for ``model``: images and embeddings in the dtype of its parameters."""
+    dtype = next(model.parameters()).dtype
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in case.inputs(ids, mask).items()
+    }
