@@ -10,7 +10,7 @@ _MLA: dict[str, Any] = {
     "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16,
     "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
 }  # fmt: skip
-_INDEXER: dict[str, Any] = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
+_INDEXER: dict[str, Any] = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 8}
 _SLIDING: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 
 _MOE: dict[str, Any] = {"num_hidden_layers": 2, "intermediate_size": 32, "moe_intermediate_size": 16}
@@ -86,7 +86,11 @@ CASES: tuple[Case, ...] = (
     ),
     causal("glm4_moe_lite", 2, _DEEPSEEK, _MLA, _MLP_TYPES, routed_scaling_factor=1.8),
     causal("glm_moe_dsa", 2, _DEEPSEEK, _MLA, _INDEXER, _MLP_TYPES),
-    causal("gpt_oss", 2, _SLIDING, _GQA, num_hidden_layers=2, intermediate_size=16, head_dim=8, num_local_experts=8),
+    causal(
+        "gpt_oss", 2, _SLIDING, _GQA, num_hidden_layers=2, intermediate_size=16, head_dim=8, num_local_experts=8,
+        # 32 times the length that its default rope scaling starts from, else transformers warns.
+        max_position_embeddings=131072,
+    ),
     causal("granitemoe", 2, _GRANITE),
     causal("granitemoe_swa", 2, _GRANITE, _SLIDING, shared_intermediate_size=16),
     causal(
