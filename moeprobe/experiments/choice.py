@@ -21,7 +21,7 @@ from moeprobe.experiments.scale import multiplied
 from moeprobe.findings.evidence import ChoiceTest, Interval
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import Batch
-from moeprobe.routers.call import read_experts_arguments
+from moeprobe.routers.routing import read_arguments
 from moeprobe.routers.find import Site
 
 if TYPE_CHECKING:
@@ -123,11 +123,12 @@ class RandomChoice(AbstractContextManager["RandomChoice"]):
     def _replace(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        chosen, weights = read_experts_arguments(args, kwargs)
+        given = read_arguments(args, kwargs, None)
+        chosen, weights = given.experts, given.weights
         if chosen is None or weights is None or not 0 < chosen.shape[1] < self._count:
             return None
         made = self._random(chosen)
-        # The first integer matrix is what ``read_experts_arguments`` reads as the choice.
+        # The first integer matrix is what ``read_arguments`` reads as the choice.
         values: dict[int | str, Any] = dict([*enumerate(args), *kwargs.items()])
         place = next(place for place, value in values.items() if _is_choice(value))
         values[place] = made.reshape(values[place].shape)

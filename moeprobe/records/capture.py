@@ -3,21 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from moeprobe.routers.call import RouterCall, first_float, read_experts_arguments, read_output, rows
-from moeprobe.routers.find import Site
+from moeprobe.routers.call import RouterCall
+from moeprobe.routers.find import Site, expert_count
+from moeprobe.routers.routing import Routing, first_float, read_arguments, read_output, rows
+from moeprobe.routers.verify import same_routing
 
 
 class Capture:
-    """Collects one ``RouterCall`` per pass through the site's block and hands it on when the block is done."""
+    """Collects one ``RouterCall`` per pass through the site's block and hands it on when the block is done.
+
+    Where the block is not called as a module (its methods are), the call is handed on after the experts have
+    run, or, where they never do, when ``flush`` is called.
+    """
 
     def __init__(self, site: Site, done: Callable[[Site, RouterCall], None]) -> None:
         self.site = site
         self.call = RouterCall()
         self._done = done
+        self._inside = False
         self._norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
         self._norm_path: str | None = None
 
@@ -28,6 +34,8 @@ class Capture:
         if site.experts is not None:
             handles.append(site.experts.register_forward_pre_hook(self._experts_arguments, with_kwargs=True))
             handles.append(site.experts.register_forward_hook(self._experts_output))
+        for index, expert in enumerate(site.expert_modules):
+            handles.append(expert.register_forward_pre_hook(self._expert(index), with_kwargs=True))
         if site.shared is not None:
             handles.append(site.shared.register_forward_hook(self._shared))
         if site.shared_gate is not None:
@@ -42,31 +50,67 @@ class Capture:
     def reset(self) -> None:
         """Forget a pass that did not end (an exception in the model)."""
         self.call = RouterCall()
+        self._inside = False
         self._norm_calls.clear()
 
-    def _router(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call = self.call
+    def flush(self) -> None:
+        """Hand on what nothing else has ended."""
+        if self.call.router_calls:
+            self._finish()
+
+    def _router(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.call.router_calls and not self._inside:
+            self._finish()
+        call, reader = self.call, self.site.reader
         call.router_calls += 1
         call.args, call.kwargs = args, kwargs
         given = first_float((*args, *kwargs.values()))
         call.inputs = None if given is None else rows(given)
-        call.logits, call.experts, call.weights = read_output(output, self.site.logits_index)
+        if reader is not None:
+            call.returned = reader.read(module, args, kwargs, output)
+            # A block that is its own router calls its experts before it ends.
+            call.equal = self._compare() if call.experts_calls else None
+        else:
+            count = None if call.inputs is None else call.inputs.shape[0]
+            call.returned = read_output(output, self.site.logits_index, count)
+        logits = call.returned.logits
+        call.skips = logits is not None and logits.shape[-1] > expert_count(self.site, logits.shape[-1])
         if self.site.block is None:
             self._finish()
 
     def _experts_arguments(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = self.call
+        call, reader = self.call, self.site.reader
         call.experts_calls += 1
+        if reader is not None and reader.executed is not None:
+            if call.inputs is not None:
+                call.equal = reader.executed(args, kwargs, call.inputs, call.returned)
+            return
+        logits = call.returned.logits
+        given = read_arguments(args, kwargs, None if logits is None else logits.shape[-1])
         # Copies: some experts overwrite their arguments in place.
-        experts, weights = read_experts_arguments(args, kwargs)
-        call.given_experts = None if experts is None else experts.clone()
-        call.given_weights = None if weights is None else weights.clone()
-        if experts is not None and call.experts is not None and weights is not None and call.weights is not None:
-            call.equal = same_bits(experts, call.experts) and same_bits(weights, call.weights)
+        call.given = Routing(
+            None if given.experts is None else given.experts.clone(),
+            None if given.weights is None else given.weights.clone(),
+        )
+        call.equal = self._compare()
+
+    def _compare(self) -> bool | None:
+        return same_routing(self.call.given, self.call.returned)
+
+    def _expert(self, index: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            taken = first_float((*args, *kwargs.values()))
+            if taken is not None:
+                executed = self.call.executed
+                executed[index] = executed.get(index, 0) + taken.shape[:-1].numel()
+
+        return hook
 
     def _experts_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
         self.call.routed = None if found is None else rows(found)
+        if self.call.router_calls and not self._inside:
+            self._finish()
 
     def _shared(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
@@ -85,6 +129,7 @@ class Capture:
         return hook
 
     def _block_begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inside = True
         given = first_float((*args, *kwargs.values()))
         if given is None:
             return
@@ -104,18 +149,5 @@ class Capture:
 
     def _finish(self) -> None:
         call, self.call = self.call, RouterCall()
+        self._inside = False
         self._done(self.site, call)
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, NaN equal to NaN; the dtype of integers is free."""
-    if first.shape != second.shape:
-        return False
-    if first.is_floating_point() != second.is_floating_point():
-        return False
-    if not first.is_floating_point():
-        return bool(torch.equal(first.long(), second.long().to(first.device)))
-    if first.dtype != second.dtype:
-        return False
-    second = second.to(first.device)
-    return bool(((first == second) | (first.isnan() & second.isnan())).all())

@@ -23,6 +23,8 @@ class Record:
         documents: [tokens] int64, index of the document; the row of the batch where nobody named documents.
         returned_experts, returned_weights: [tokens, k] what the router returned, where it is not, bit for bit,
             what the experts received; else None.
+        misplaced: rows of the whole batch that an expert executed although the router did not choose it for so
+            many, where every expert is a module of its own; else None.
         gate: the live tensors that recompute the choice.
         inputs: [tokens, hidden] the router's input in the run dtype, if the recording keeps inputs.
         routed, shared, residual: [tokens] float32 L2 norms of the routed output (with a factor on it, if there
@@ -40,6 +42,7 @@ class Record:
     gate: Gate
     returned_experts: Tensor | None = None
     returned_weights: Tensor | None = None
+    misplaced: int | None = None
     inputs: Tensor | None = None
     routed: Tensor | None = None
     shared: Tensor | None = None

@@ -12,13 +12,18 @@ from moeprobe.errors import NotMoEError, RecordingError
 from moeprobe.findings.router import Router
 from moeprobe.records.capture import Capture
 from moeprobe.records.record import Record
+from moeprobe.records.scopes import Scopes
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
-from moeprobe.routers.verify import verify
+from moeprobe.routers.routing import UNUSED, widened
+from moeprobe.routers.verify import misplaced, verify
 
 Sink = Callable[[Record], None]
+
+NEVER_REACHED = "the forward pass never reached it"
+GONE_AROUND = "the router never fired: its block ran without it, so a fused kernel seems to go around it"
 
 
 class Recording:
@@ -41,11 +46,10 @@ class Recording:
         self._handles: list[RemovableHandle] = []
         self._sites = find_sites(model)
         self._captures: list[Capture] = []
+        self._scopes = Scopes(model, [site.path for site in self._sites])
         self._fired: dict[str, int] = {}
-        self._mask: Tensor | None = None
-        self._token_ids: Tensor | None = None
         self._documents: Tensor | None = None
-        self._kept: Tensor | None = None
+        self._kept: tuple[Tensor | None, Tensor | None] = (None, None)
         if not self._sites:
             raise NotMoEError(
                 f"No router was found in {type(model).__name__}: it is a dense model, or of a kind that moeprobe "
@@ -67,15 +71,16 @@ class Recording:
         """Facts of the routers that fired."""
         return [gate.router for gate in self.gates]
 
-    def label(self, documents: Tensor, keep: Tensor) -> None:
-        """Name the rows of the next forward pass: the document of each row [rows], and which tokens to record.
+    def label(self, documents: Tensor, keep: Tensor, decoder_keep: Tensor | None = None) -> None:
+        """Name the rows of the next forward pass: the document of each row, and which tokens to record.
 
         Args:
             documents: [rows] int64, index of the document that each row of the batch comes from.
             keep: [rows, length] bool, the tokens to record (instead of the attention mask's).
+            decoder_keep: [rows, length] bool, the same for the decoder's ids, where the model has an encoder.
 
         """
-        self._documents, self._kept = documents, keep
+        self._documents, self._kept = documents, (keep, decoder_keep)
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -83,8 +88,9 @@ class Recording:
         self._captures = [Capture(site, self._take) for site in self._sites]
         try:
             root = self.model
-            self._handles.append(root.register_forward_pre_hook(self._begins, with_kwargs=True, prepend=True))
+            self._handles.append(root.register_forward_pre_hook(self._begins, prepend=True))
             self._handles.append(root.register_forward_hook(self._ends))
+            self._handles += self._scopes.attach()
             for capture in self._captures:
                 self._handles += capture.attach()
         except BaseException:
@@ -103,25 +109,23 @@ class Recording:
         self._handles.clear()
         self._captures = []
 
-    def _begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begins(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
         for capture in self._captures:
             capture.reset()
         self._fired = {}
-        ids = kwargs.get("input_ids", args[0] if args and isinstance(args[0], Tensor) else None)
-        self._token_ids = ids if isinstance(ids, Tensor) and not ids.is_floating_point() and ids.ndim == 2 else None
-        mask = kwargs.get("attention_mask")
-        if mask is None and len(args) > 1 and isinstance(args[1], Tensor):
-            mask = args[1]
-        self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
     def _ends(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._documents = self._kept = None
-        for site in self._sites:
-            if self._fired.get(site.path, 0) == 0 and site.path not in self._gates:
-                self.unread.setdefault(site.path, "the router never fired: the model's forward pass goes around it")
+        for capture in self._captures:
+            capture.flush()
+        self._documents, self._kept = None, (None, None)
+        for capture in self._captures:
+            path = capture.site.path
+            if self._fired.get(path, 0) == 0 and path not in self._gates:
+                self.unread.setdefault(path, NEVER_REACHED)
 
     def _take(self, site: Site, call: RouterCall) -> None:
         if not call.router_calls:
+            self.unread[site.path] = GONE_AROUND
             return
         self._fired[site.path] = self._fired.get(site.path, 0) + call.router_calls
         try:
@@ -149,49 +153,66 @@ class Recording:
         return gate
 
     def _record(self, gate: Gate, call: RouterCall) -> Record:
-        experts = call.given_experts if call.given_experts is not None else call.experts
-        weights = call.given_weights if call.given_weights is not None else call.weights
-        assert experts is not None
-        assert weights is not None
+        used, returned = call.used, call.returned
+        assert used.experts is not None
+        assert used.weights is not None
+        experts = widened(used.experts.long().clone(), gate.router.top_k, UNUSED)
+        weights = widened(used.weights.float().clone(), gate.router.top_k, 0)
         total = experts.shape[0]
-        token_ids, positions, documents, keep = self._rows(total, experts.device)
-        factor = gate.router.output_factor or 1.0
-        changed = call.equal is False
+        token_ids, positions, documents, keep = self._rows(total, gate.router.path, experts.device)
+        changed = call.equal is False and returned.experts is not None and returned.weights is not None
         record = Record(
             router=gate.router,
-            logits=None if call.logits is None else call.logits.float().clone(),
-            experts=experts.long().clone(),
-            weights=weights.float().clone(),
+            logits=None if used.logits is None else used.logits.float().clone(),
+            experts=experts,
+            weights=weights,
             token_ids=token_ids,
             positions=positions,
             documents=documents,
             gate=gate,
-            returned_experts=call.experts.long().clone() if changed and call.experts is not None else None,
-            returned_weights=call.weights.float().clone() if changed and call.weights is not None else None,
+            returned_experts=returned.experts.long().clone() if changed and returned.experts is not None else None,
+            returned_weights=returned.weights.float().clone() if changed and returned.weights is not None else None,
+            misplaced=misplaced(call),
             inputs=call.inputs if self._keep_inputs else None,
-            routed=_norms(call.routed, total, factor),
+            routed=_norms(call.routed, total, gate.router.output_factor or 1.0),
             shared=_norms(call.gated_shared, total),
             residual=_norms(call.norm_inputs, total),
         )
         return record if keep is None else record.select(keep)
 
-    def _rows(self, total: int, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+    def _rows(
+        self, total: int, path: str, device: torch.device
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
         """Token ids, positions, documents and the rows to keep, where the batch explains the router's rows."""
-        shaped = self._token_ids if self._token_ids is not None else self._mask
+        frame = self._scopes.now
+        shaped = frame.ids if frame.ids is not None else frame.mask
+        try:
+            part = frame.rows_of(total, path)
+        except ValueError:
+            return None, torch.arange(total, device=device), torch.zeros_like(torch.arange(total, device=device)), None
+        if part is not None:
+            total = part.numel()
         count = 1 if shaped is None or total % shaped.shape[0] else shaped.shape[0]
         length = total // count
         positions = torch.arange(length, device=device).repeat(count)
         documents = torch.arange(count, device=device).repeat_interleave(length)
         if self._documents is not None and self._documents.shape[0] == count:
             documents = self._documents.to(device).repeat_interleave(length)
-        ids = self._token_ids
+        ids = frame.ids
         token_ids = ids.reshape(-1).to(device) if ids is not None and ids.numel() == total else None
-        keep = self._kept if self._kept is not None else self._mask
-        if keep is None or keep.shape[0] != count or keep.shape[1] < length:
-            return token_ids, positions, documents, None
-        # While generating, the mask also covers the tokens that are in the cache.
-        cached = keep.shape[1] - length
-        return token_ids, positions + cached, documents, keep[:, cached:].reshape(-1).bool().to(device)
+        labelled = self._kept[0 if frame.first else 1]
+        mask = labelled if labelled is not None else frame.mask
+        keep = None
+        if mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
+            # While generating, the mask also covers the tokens that are in the cache.
+            cached = mask.shape[1] - length
+            positions = positions + cached
+            keep = mask[:, cached:].reshape(-1).bool().to(device)
+        if part is not None:
+            part = part.to(device)
+            token_ids = None if token_ids is None else token_ids[part]
+            positions, documents, keep = positions[part], documents[part], None if keep is None else keep[part]
+        return token_ids, positions, documents, keep
 
 
 def _norms(tensor: Tensor | None, total: int, factor: float = 1.0) -> Tensor | None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
-from moeprobe.routers.call import RouterCall, read_output
+from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
+from moeprobe.routers.routing import read_output
 
 _TOKENS = 1024
 
@@ -42,8 +43,11 @@ def read_alone(site: Site, config: Any, hidden_size: int, vocabulary: int) -> Ga
             output = site.router.forward(inputs, **kwargs)
     except (TypeError, RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"it cannot be run on its own ({type(error).__name__})") from error
-    logits, experts, weights = read_output(output, site.logits_index)
-    call = RouterCall(args=(inputs,), kwargs=kwargs, inputs=inputs, logits=logits, experts=experts, weights=weights)
+    if site.reader is not None:
+        returned = site.reader.read(site.router, (inputs,), kwargs, output)
+    else:
+        returned = read_output(output, site.logits_index, _TOKENS)
+    call = RouterCall(args=(inputs,), kwargs=kwargs, inputs=inputs, returned=returned)
     gate = read_gate(site, call, config)
     reason = "run alone on random input; not compared with what the experts receive"
     return gate.with_router(gate.router.model_copy(update={"reason": reason}))

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from moeprobe.routers import families as _  # noqa: F401  registers the readers of the odd families
 from moeprobe.routers.declared import declared_routers
+from moeprobe.routers.readers import Reader, reader_of
 
-_ROUTER_NAME = re.compile(r"^(gate|router|wg)$")
+_ROUTER_NAME = re.compile(r"^(gate|router|wg|gating|gate_network|gating_network)$")
 _ROUTER_CLASS = re.compile(r"(router|gate|gating)", re.IGNORECASE)
+_NOT_ROUTED = (nn.Linear, nn.Embedding)
 _SHARED_GATE = re.compile(r"shared.*gate")
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
 
@@ -19,7 +22,8 @@ class Site:
 
     ``router`` chooses, ``experts`` is the module that executes the choice (None for a gate on its own),
     ``block`` holds both, ``shared`` is the always-active expert beside them and ``shared_gate`` its own gate.
-    ``norms`` are the candidates for the norm whose output the block reads: path and module.
+    ``norms`` are the candidates for the norm whose output the block reads: path and module. ``expert_modules``
+    are the experts where each is a module of its own, ``reader`` how the router is read if its class has one.
     """
 
     path: str
@@ -33,15 +37,18 @@ class Site:
     shared_gate: nn.Module | None
     norms: tuple[tuple[str, nn.Module], ...]
     declared: bool
+    expert_modules: tuple[nn.Module, ...] = ()
+    reader: Reader | None = None
 
 
 def find_sites(model: nn.Module) -> list[Site]:
     """All routed sites of ``model`` in the order of its modules; works on the meta device.
 
-    A router is what transformers declares (class of ``router_logits``), and beside that every module that stands
-    next to a child named ``experts`` under a router's name or class name: the declaration is incomplete
-    (DeepSeek-V4's hash routers are missing from it). A model without either, such as a gate on its own, is
-    searched for modules whose class is named like a gate.
+    A router is what has a reader, what transformers declares (class of ``router_logits``), and beside that every
+    module that stands next to a child named ``experts`` under a router's name or class name: the declaration is
+    incomplete (DeepSeek-V4's hash routers are missing from it). A declared block that holds other routers is not
+    one itself. A model without any of these, such as a gate on its own, is searched for modules whose class is
+    named like a gate.
     """
     modules = dict(model.named_modules())
     classes, class_names = declared_routers(model)
@@ -51,21 +58,38 @@ def find_sites(model: nn.Module) -> list[Site]:
             found[path] = (module, classes[type(module)], True)
         elif type(module).__name__ in class_names:
             found[path] = (module, None, True)
-        elif _stands_beside_experts(path, module, modules):
+        elif reader_of(module) is not None or _stands_beside_experts(path, module, modules):
             found[path] = (module, None, False)
     if not found:
         found = {
             path: (module, None, False)
             for path, module in modules.items()
-            if _ROUTER_CLASS.search(type(module).__name__) and not isinstance(module, nn.Linear)
+            if _ROUTER_CLASS.search(type(module).__name__) and not isinstance(module, _NOT_ROUTED)
         }
-    return [_site(path, *entry, modules) for path, entry in found.items()]
+    holders = {holder for path in found for holder in _holders(path)}
+    return [_site(path, *entry, modules) for path, entry in found.items() if path not in holders]
 
 
 def layer_of(path: str) -> int | None:
     """Index of the decoder layer in a module path, None where it has none."""
     match = _LAYER.search(path)
     return int(match.group(1)) if match else None
+
+
+def expert_count(site: Site, columns: int) -> int:
+    """Number of experts with parameters, at most the width of the logits."""
+    for holder in (site.experts, site.router):
+        for name in ("num_routed_experts", "num_experts"):
+            count = getattr(holder, name, None)
+            if isinstance(count, int) and 0 < count <= columns:
+                return count
+    return columns
+
+
+def _holders(path: str) -> list[str]:
+    """Paths of all modules that hold the module at ``path``, the model itself left out."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _parent(path: str) -> str:
@@ -95,19 +119,42 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
         else iter(()),
         None,
     )
+    reader = reader_of(router)
+    experts = _experts(path, block_path, reader, modules) if block is not None else None
     return Site(
         path=path,
         layer=layer_of(path),
         router=router,
         logits_index=index,
-        experts=modules.get(_join(block_path, "experts")) if block is not None else None,
+        experts=experts,
         block=block,
         shared_name=shared_name,
         shared=shared,
         shared_gate=gate,
         norms=_norms(block_path, modules) if block is not None and block_path else (),
         declared=declared,
+        expert_modules=_expert_modules(experts),
+        reader=reader,
     )
+
+
+def _experts(
+    path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]
+) -> nn.Module | None:
+    name = "experts" if reader is None else reader.experts
+    if name.startswith("."):
+        return modules.get(path + name)
+    return modules.get(_join(block_path, name))
+
+
+def _expert_modules(experts: nn.Module | None) -> tuple[nn.Module, ...]:
+    """The experts one by one, by the number in their names, where each is a module; () where they are stacked."""
+    for holder in (experts, *(experts.children() if experts is not None else ())):
+        if isinstance(holder, nn.ModuleList | nn.ModuleDict):
+            numbered = [(re.findall(r"\d+", name), module) for name, module in holder.named_children()]
+            if numbered and all(digits for digits, _ in numbered):
+                return tuple(module for _, module in sorted(numbered, key=lambda entry: int(entry[0][-1])))
+    return ()
 
 
 def _shared(block_path: str, modules: dict[str, nn.Module]) -> tuple[str | None, nn.Module | None]:

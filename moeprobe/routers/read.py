@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
 from moeprobe.routers.arithmetic import observe, short
 from moeprobe.routers.call import RouterCall
-from moeprobe.routers.find import Site
+from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.rule import scores
@@ -33,16 +33,16 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         ValueError: the call does not show chosen experts, so there is nothing to read; the message says why.
 
     """
-    experts = call.given_experts if call.given_experts is not None else call.experts
-    weights = call.given_weights if call.given_weights is not None else call.weights
+    used = call.used
+    experts, weights = used.experts, used.weights
     if experts is None or weights is None or call.inputs is None:
         raise ValueError(f"its output ({_shape_of(call)}) does not show which experts were chosen with which weights")
     experts = experts[:_ROWS].long()
     declared = read_declared(config)
     arithmetic = _observe(site, call, weights)
     inputs = call.inputs[:_ROWS]
-    weight, logit_bias = gate_product(site.router, inputs, None if call.logits is None else call.logits[:_ROWS])
-    logits = call.logits[:_ROWS] if call.logits is not None else None
+    weight, logit_bias = gate_product(site.router, inputs, None if used.logits is None else used.logits[:_ROWS])
+    logits = used.logits[:_ROWS] if used.logits is not None else None
     if logits is None and weight is not None:
         logits = F.linear(inputs.float(), weight.float(), None if logit_bias is None else logit_bias[1].float())
     table = hash_table(site, experts)
@@ -148,21 +148,12 @@ def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
     return 1, 1
 
 
-def expert_count(site: Site, columns: int) -> int:
-    """Number of experts with parameters, at most the width of the logits."""
-    for holder in (site.experts, site.router):
-        count = getattr(holder, "num_experts", None)
-        if isinstance(count, int) and 0 < count <= columns:
-            return count
-    return columns
-
-
 def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None:
     try:
         return observe(site.router, call.args, call.kwargs, weights)
     except (RuntimeError, TypeError, NotImplementedError):
         # Some kernels refuse a dispatch mode. Then only what was handed on is known.
-        product = None if call.logits is None else short(call.logits.dtype)
+        product = None if call.returned.logits is None else short(call.returned.logits.dtype)
         return Arithmetic(product=product, score=None, selection=None, weights=short(weights.dtype))
 
 
@@ -193,5 +184,5 @@ def _output_factor(call: RouterCall) -> float | None:
 
 
 def _shape_of(call: RouterCall) -> str:
-    parts = [name for name in ("logits", "experts", "weights") if getattr(call, name) is not None]
+    parts = [name for name in ("logits", "experts", "weights") if getattr(call.used, name) is not None]
     return "only " + " and ".join(parts) if parts else "no tensor that moeprobe knows"

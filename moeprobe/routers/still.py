@@ -9,9 +9,9 @@ from typing import Any
 
 from moeprobe.findings.router import Bias, Router
 from moeprobe.routers.arithmetic import short
-from moeprobe.routers.find import Site
+from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.gate import Gate
-from moeprobe.routers.read import expert_count, read_declared
+from moeprobe.routers.read import read_declared
 from moeprobe.routers.rule import SCORE_FUNCTIONS
 from moeprobe.routers.tensors import own_tensors
 

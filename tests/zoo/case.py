@@ -81,6 +81,9 @@ def build(case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
                 tensor.copy_(order[:, : tensor.shape[1]])
             else:
                 tensor.normal_(std=0.05 if _BIAS.search(name) else 0.3)
+            if "balancing_biases" in name:
+                # Loading a checkpoint sets Zaya's last one, of the skip, to -1: no other one may stand above it.
+                tensor.sub_(1 + tensor.max())[-1] = -1
     if dtype is not torch.float32:
         model.to(dtype)
     return model.eval()

@@ -1,0 +1,134 @@
+"""Scopes: which token ids and which mask the rows of a router belong to, while a model runs.
+
+A model holds models: a language model behind a vision tower, an encoder beside a decoder. Each is called with ids
+and a mask of its own, or with embeddings of the ids of the one around it. The innermost that says something is
+right for the routers inside it.
+"""
+
+import inspect
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_TYPES = re.compile(r"token_type_ids$")
+_VISION = re.compile(r"vision|visual|image")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Inputs of one model while it runs: ids and mask [batch, length], token types by name.
+
+    ``first`` says whether the ids are those of the outermost model (a decoder has others).
+    """
+
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    types: tuple[Tensor, ...] = ()
+    first: bool = True
+
+    def rows_of(self, total: int, path: str) -> Tensor | None:
+        """[batch x length] bool, the rows that a router with ``total`` rows saw; None where it saw all of them.
+
+        Raises:
+            ValueError: the inputs do not explain that number of rows.
+        """
+        shaped = self.ids if self.ids is not None else self.mask
+        if shaped is None or total == shaped.numel() or total % shaped.shape[0] == 0 and not self.types:
+            return None
+        candidates = [
+            (int(value), (types == value).flatten())
+            for types in self.types
+            if types.shape == shaped.shape
+            for value in types.unique().tolist()
+        ]
+        fitting = [entry for entry in candidates if int(entry[1].sum()) == total]
+        if len(fitting) > 1:
+            fitting = [entry for entry in fitting if (entry[0] != 0) == bool(_VISION.search(path))]
+        if not fitting:
+            raise ValueError(f"{total} rows do not belong to the {shaped.numel()} tokens of the batch")
+        return fitting[0][1]
+
+
+class Scopes:
+    """Follows the calls of the models that hold routers."""
+
+    def __init__(self, model: nn.Module, paths: list[str]) -> None:
+        self._frames: list[Frame] = []
+        self._last = Frame()
+        holders = {".".join(path.split(".")[:count]) for path in paths for count in range(path.count(".") + 1)}
+        signatures = [
+            (path, module, inspect.signature(module.forward))
+            for path, module in model.named_modules()
+            if not path or path in holders
+        ]
+        self._watched = [
+            (module, signature)
+            for path, module, signature in signatures
+            if not path or "input_ids" in signature.parameters
+        ]
+
+    @property
+    def now(self) -> Frame:
+        """The frame of the innermost model that runs."""
+        return self._frames[-1] if self._frames else self._last
+
+    def attach(self) -> list[RemovableHandle]:
+        """Register the hooks."""
+        handles = []
+        for module, signature in self._watched:
+            handles.append(module.register_forward_pre_hook(self._begins(signature), with_kwargs=True, prepend=True))
+            handles.append(module.register_forward_hook(self._ends, always_call=True))
+        return handles
+
+    def _begins(self, signature: inspect.Signature) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._frames.append(self._frame(_bound(signature, args, kwargs)))
+
+        return hook
+
+    def _ends(self, *_: Any) -> None:
+        if self._frames:
+            self._last = self._frames.pop()
+
+    def _frame(self, given: dict[str, Any]) -> Frame:
+        outer = self._frames[-1] if self._frames else None
+        ids, mask = _integers(given.get("input_ids")), given.get("attention_mask")
+        mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        types = tuple(
+            value
+            for name, value in given.items()
+            if _TYPES.search(name) and isinstance(value, Tensor) and value.ndim == 2
+        )
+        if outer is None:
+            return Frame(ids, mask, types)
+        if ids is not None and not _same(ids, outer.ids):
+            return Frame(ids, mask, types, first=False)
+        return replace(outer, mask=outer.mask if mask is None else mask, types=types or outer.types)
+
+
+def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name; a call that the signature refuses will fail by itself."""
+    try:
+        found = dict(signature.bind_partial(*args, **kwargs).arguments)
+    except TypeError:
+        return kwargs
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= found.pop(parameter.name, {})
+    return found
+
+
+def _integers(value: Any) -> Tensor | None:
+    if not isinstance(value, Tensor) or value.is_floating_point():
+        return None
+    return value if value.ndim == 2 else value.reshape(1, -1) if value.ndim == 1 else None
+
+
+def _same(first: Tensor, second: Tensor | None) -> bool:
+    if second is None or first.shape != second.shape:
+        return False
+    return first is second or bool(torch.equal(first, second.to(first.device)))
