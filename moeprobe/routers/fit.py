@@ -39,11 +39,15 @@ class WeightFit:
 
 @dataclass(frozen=True)
 class SelectionFit:
-    """The selection rule and the share of tokens whose experts it reproduces."""
+    """The selection rule and the share of tokens whose experts it reproduces.
+
+    ``on_logits``: the bias is added to the logits instead of the scores.
+    """
 
     biased: bool
     groups: Groups | None
     agreement: float
+    on_logits: bool = False
 
 
 def weight_tolerance(dtype: torch.dtype) -> float:
@@ -127,11 +131,14 @@ def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool,
     )
 
 
-def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: list[tuple[int, int]]) -> SelectionFit:
+def fit_selection(
+    score: Tensor, logits: Tensor, experts: Tensor, bias: Tensor | None, groups: list[tuple[int, int]]
+) -> SelectionFit:
     """The selection rule that reproduces the chosen experts best; the simplest among equals.
 
     Args:
         score: [tokens, columns] in the dtype of the router's own scores.
+        logits: [tokens, columns] that the scores are made of.
         experts: [tokens, k] int64.
         bias: candidate selection bias [columns].
         groups: candidate (groups, kept groups) from the config.
@@ -147,10 +154,10 @@ def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: l
             ]
     best: SelectionFit | None = None
     for grouping in candidates:
-        for biased in (False, True) if bias is not None else (False,):
-            selection = selection_scores(score, bias if biased else None, grouping)
+        for biased, ranked in ((False, score), (True, score), (True, logits))[: 3 if bias is not None else 1]:
+            selection = selection_scores(ranked, bias if biased else None, grouping)
             agreement = float(same_set(choose(selection, experts.shape[-1]), experts).double().mean())
             if best is None or agreement > best.agreement:
-                best = SelectionFit(biased, grouping, agreement)
+                best = SelectionFit(biased, grouping, agreement, on_logits=ranked is logits)
     assert best is not None
     return best
