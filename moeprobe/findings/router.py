@@ -58,13 +58,16 @@ class Router(Plain):
     ``score_columns`` the width of the logits (larger where a family has zero or skip experts).
     ``score_function``, ``renormalised`` and ``scaling_factor`` are fitted from logits and weights:
     weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score
-    function explains the weights; ``fit_error`` is the largest relative error of the fit (None where the rule was
+    function explains the weights, the latter two also where it only explains their ratios inside a token (a norm
+    shared with the shared experts); ``expert_scale`` names a factor for each expert that the weights hold beside
+    them. ``logits`` says what the recorded logits are, ``fit_error`` is the largest relative error of the fit (None where the rule was
     taken from a router of the same class), ``explaining`` all score functions that explain the weights and
     ``selection_agreement`` the share of tokens whose experts the fitted selection rule reproduces.
     ``biased_weights``: only scores with the selection bias in them explain the weights.
     ``output_factor`` is a factor on the experts' output, not contained in the weights.
     ``origin`` says who named the router: transformers' own declaration, or its shape and place.
-    ``verified`` means that it fired once per forward pass and that the experts received what it returned.
+    ``verified`` means that it fired once per forward pass and that the experts received what it returned;
+    ``misdispatched`` that they executed other rows, and ``bypassed`` that its block ran without calling it.
     """
 
     path: str
@@ -79,6 +82,8 @@ class Router(Plain):
     renormalised: bool | None = None
     scaling_factor: float | None = None
     output_factor: float | None = None
+    expert_scale: str | None = None
+    logits: str = "returned"
     fit_error: float | None = None
     explaining: list[ScoreFunction] = []
     biased_weights: bool = False
@@ -92,4 +97,6 @@ class Router(Plain):
     declared: Declared = Declared()
     origin: Literal["declared", "found"]
     verified: bool = False
+    misdispatched: bool = False
+    bypassed: bool = False
     reason: str = ""

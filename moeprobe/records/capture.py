@@ -8,6 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
+from moeprobe.routers.probabilities import is_probabilities, logits_behind
 from moeprobe.routers.routing import Routing, first_float, read_arguments, read_output, rows
 from moeprobe.routers.verify import same_routing
 
@@ -24,6 +25,7 @@ class Capture:
         self.call = RouterCall()
         self._done = done
         self._inside = False
+        self._probabilities: bool | None = None
         self._norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
         self._norm_path: str | None = None
 
@@ -73,10 +75,20 @@ class Capture:
         else:
             count = None if call.inputs is None else call.inputs.shape[0]
             call.returned = read_output(output, self.site.logits_index, count)
+        self._look_behind(module)
         logits = call.returned.logits
         call.skips = logits is not None and logits.shape[-1] > expert_count(self.site, logits.shape[-1])
         if self.site.block is None:
             self._finish()
+
+    def _look_behind(self, router: nn.Module) -> None:
+        """Logits are logits: where the router returns probabilities, take what they were made of."""
+        logits = self.call.returned.logits
+        if self._probabilities is None and logits is not None:
+            self._probabilities = is_probabilities(logits)
+        if self._probabilities and logits is not None:
+            self.call.behind = True
+            self.call.returned.logits = logits_behind(router, self.call.args, self.call.kwargs, logits)
 
     def _experts_arguments(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call, reader = self.call, self.site.reader

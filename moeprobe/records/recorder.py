@@ -194,6 +194,7 @@ class Recording:
             total = part.numel()
         count = 1 if shaped is None or total % shaped.shape[0] else shaped.shape[0]
         length = total // count
+        explained = frame.ids is None or frame.ids.numel() == total
         positions = torch.arange(length, device=device).repeat(count)
         documents = torch.arange(count, device=device).repeat_interleave(length)
         if self._documents is not None and self._documents.shape[0] == count:
@@ -203,7 +204,7 @@ class Recording:
         labelled = self._kept[0 if frame.first else 1]
         mask = labelled if labelled is not None else frame.mask
         keep = None
-        if mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
+        if explained and mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
             # While generating, the mask also covers the tokens that are in the cache.
             cached = mask.shape[1] - length
             positions = positions + cached

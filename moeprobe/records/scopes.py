@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 _TYPES = re.compile(r"token_type_ids$")
+_ID_NAMES = {"input_ids", "decoder_input_ids"}
 _VISION = re.compile(r"vision|visual|image")
 
 
@@ -68,7 +69,7 @@ class Scopes:
         self._watched = [
             (module, signature)
             for path, module, signature in signatures
-            if not path or "input_ids" in signature.parameters
+            if not path or not _ID_NAMES.isdisjoint(signature.parameters)
         ]
 
     @property
@@ -86,7 +87,11 @@ class Scopes:
 
     def _begins(self, signature: inspect.Signature) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._frames.append(self._frame(_bound(signature, args, kwargs)))
+            given = _bound(signature, args, kwargs)
+            if "input_ids" not in signature.parameters and "decoder_input_ids" in signature.parameters:
+                given["input_ids"] = given.get("decoder_input_ids")
+                given["attention_mask"] = given.get("decoder_attention_mask")
+            self._frames.append(self._frame(given))
 
         return hook
 

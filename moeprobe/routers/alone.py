@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from moeprobe.routers.arithmetic import quietly
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
@@ -40,7 +41,7 @@ def read_alone(site: Site, config: Any, hidden_size: int, vocabulary: int) -> Ga
         kwargs["input_ids"] = ids.to(parameter.device)
     try:
         with torch.no_grad():
-            output = site.router.forward(inputs, **kwargs)
+            output = quietly(site.router, (inputs,), kwargs)
     except (TypeError, RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"it cannot be run on its own ({type(error).__name__})") from error
     if site.reader is not None:

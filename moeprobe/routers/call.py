@@ -16,7 +16,8 @@ class RouterCall:
     experts module received: the authority on what was used. ``equal`` says whether what ran is, bit for bit,
     what the router decided (None where that cannot be compared), ``executed`` how many rows each expert took,
     where every expert is a module of its own. ``skips``: the logits have more columns than there are experts, and a
-    row that chooses none of them is handed on with weight 0 (Zaya), which is an unused slot. Tensors are flattened to [rows, width]; rows are batch x
+    row that chooses none of them is handed on with weight 0 (Zaya), which is an unused slot. ``behind``: the
+    router returned probabilities, and the logits are what was found behind them. Tensors are flattened to [rows, width]; rows are batch x
     sequence, padding included.
     """
 
@@ -33,6 +34,7 @@ class RouterCall:
     shared: Tensor | None = None
     shared_gate: Tensor | None = None
     skips: bool = False
+    behind: bool = False
     block_inputs: Tensor | None = None
     block_output: Tensor | None = None
     norm_path: str | None = None

@@ -142,7 +142,7 @@ def _experts(
     path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]
 ) -> nn.Module | None:
     name = "experts" if reader is None else reader.experts
-    if name.startswith("."):
+    if reader is not None and reader.is_block:
         return modules.get(path + name)
     return modules.get(_join(block_path, name))
 
@@ -151,9 +151,14 @@ def _expert_modules(experts: nn.Module | None) -> tuple[nn.Module, ...]:
     """The experts one by one, by the number in their names, where each is a module; () where they are stacked."""
     for holder in (experts, *(experts.children() if experts is not None else ())):
         if isinstance(holder, nn.ModuleList | nn.ModuleDict):
-            numbered = [(re.findall(r"\d+", name), module) for name, module in holder.named_children()]
-            if numbered and all(digits for digits, _ in numbered):
-                return tuple(module for _, module in sorted(numbered, key=lambda entry: int(entry[0][-1])))
+            # Other children may stand among them, as the token dropout of NLLB does.
+            numbered = [
+                (int(digits[-1]), module)
+                for name, module in holder.named_children()
+                if (digits := re.findall(r"\d+", name))
+            ]
+            if numbered:
+                return tuple(module for _, module in sorted(numbered, key=lambda entry: entry[0]))
     return ()
 
 

@@ -5,6 +5,7 @@ inferred from the chosen set, but it can from logits and weights); the chosen ex
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,19 +16,22 @@ from moeprobe.routers.rule import SCORE_FUNCTIONS, choose, same_set, scores, sel
 
 FACTOR_TOLERANCE = 0.01
 """Relative error up to which a fitted factor counts as the declared one."""
+_MOST_ROWS = 100_000
+"""Rows of an error's quantile; torch refuses much longer ones."""
 
 
 @dataclass(frozen=True)
 class WeightFit:
     """weights = ``factor`` * score / (sum of chosen scores, if ``renormalised``), to a relative ``error``.
 
+    ``renormalised`` and ``factor`` are None where only the ratios of the weights inside a token are explained.
     ``biased``: only scores with the selection bias in them explain the weights. ``explaining``: all score
     functions that do.
     """
 
     function: ScoreFunction
-    renormalised: bool
-    factor: float
+    renormalised: bool | None
+    factor: float | None
     error: float
     biased: bool = False
     explaining: tuple[ScoreFunction, ...] = ()
@@ -54,6 +58,7 @@ def fit_weights(
     score_dtype: torch.dtype,
     declared: Declared,
     bias: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> WeightFit | None:
     """The simplest rule that explains the weights, None where none does.
 
@@ -64,6 +69,7 @@ def fit_weights(
         score_dtype: dtype in which the router applied its score function.
         declared: the config's promise; it only breaks ties between rules that explain the weights equally.
         bias: [columns] a bias that the scores behind the weights are taken to hold, None for none.
+        scale: [experts] a factor for each expert that the weights are taken to hold, None for none.
 
     """
     usable = torch.isfinite(logits).all(dim=-1) & torch.isfinite(weights).all(dim=-1)
@@ -71,6 +77,8 @@ def fit_weights(
     if not bool(usable.any()):
         return None
     logits, experts, given = logits[usable], experts[usable], weights[usable].double()
+    if scale is not None:
+        given = given / scale.double()[experts]
     coarsest = max(torch.finfo(weights.dtype).eps, torch.finfo(score_dtype).eps)
     tolerance = max(16 * coarsest, 2e-5)
     fits = []
@@ -83,21 +91,34 @@ def fit_weights(
             if not bool(norm > 0):
                 continue
             factor = float((given * predicted).sum() / norm)
-            scale = (factor * predicted).abs().amax(dim=-1, keepdim=True).clamp_min(1e-30)
-            error = (
-                float(((given - factor * predicted).abs() / scale).quantile(0.99)) if given.shape[0] < 10**6 else 1.0
-            )
+            size = (factor * predicted).abs().amax(dim=-1, keepdim=True).clamp_min(1e-30)
+            error = float(((given - factor * predicted).abs() / size)[:_MOST_ROWS].quantile(0.99))
             if error <= tolerance and factor > 0:
                 fits.append(WeightFit(function, renormalised, factor, error, biased=bias is not None))
+    if not fits and bias is None and given.shape[-1] > 1:
+        fits = list(_ratio_fits(logits, experts, given, score_dtype, tolerance))
     if not fits:
         return None
     explaining = tuple(dict.fromkeys(fit.function for fit in fits))
     return replace(min(fits, key=lambda fit: _unlikelihood(fit, declared)), explaining=explaining)
 
 
+def _ratio_fits(
+    logits: Tensor, experts: Tensor, given: Tensor, score_dtype: torch.dtype, tolerance: float
+) -> Iterator[WeightFit]:
+    """Functions whose scores have the ratios that the weights [tokens, k] have inside each token."""
+    for function in SCORE_FUNCTIONS:
+        chosen = scores(logits.to(score_dtype), function).double().gather(-1, experts)
+        meant, seen = (each / each.sum(dim=-1, keepdim=True) for each in (chosen, given))
+        gap = (meant - seen).abs().amax(dim=-1) / meant.amax(dim=-1).clamp_min(1e-30)
+        error = float(gap[:_MOST_ROWS].nan_to_num(float("inf")).quantile(0.99))
+        if error <= tolerance:
+            yield WeightFit(function, None, None, error)
+
+
 def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool, float]:
     factor = 1.0 if declared.scaling_factor is None else declared.scaling_factor
-    near = abs(math.log(fit.factor / factor)) <= FACTOR_TOLERANCE if factor > 0 else False
+    near = fit.factor is not None and factor > 0 and abs(math.log(fit.factor / factor)) <= FACTOR_TOLERANCE
     return (
         declared.score_function is not None and fit.function != declared.score_function,
         not near,

@@ -16,7 +16,8 @@ class Gate:
 
     ``weight`` [columns, hidden] and ``logit_bias`` [columns] are None where the logits are not their product
     with the router's input (soft-capped logits, quantised gates). ``selection_bias`` [columns], ``table``
-    [vocabulary, k] of a hash router, ``gamma`` [hidden] of a verified RMS norm right before the router.
+    [vocabulary, k] of a hash router, ``gamma`` [hidden] of a verified RMS norm right before the router,
+    ``expert_scale`` [experts] factors that the routing weights hold for each expert.
     """
 
     router: Router
@@ -25,6 +26,7 @@ class Gate:
     selection_bias: Tensor | None = None
     table: Tensor | None = None
     gamma: Tensor | None = None
+    expert_scale: Tensor | None = None
 
     def with_router(self, router: Router) -> "Gate":
         """The same tensors under other facts."""
@@ -47,6 +49,13 @@ class Gate:
         """What the top-k looks at, [rows, columns]; ``biased=False`` leaves the selection bias out."""
         bias = self.selection_bias if biased else None
         return selection_scores(score, None if bias is None else bias.to(score.device), self.router.groups)
+
+    def unscaled(self, weights: Tensor, experts: Tensor) -> Tensor:
+        """Routing weights [rows, k] of ``experts`` [rows, k] without the factors of the experts."""
+        if self.expert_scale is None:
+            return weights
+        scale = self.expert_scale.to(weights.device, weights.dtype)
+        return weights / scale[experts.clamp(0, scale.shape[0] - 1)]
 
     def choose(self, selection: Tensor) -> Tensor:
         """The experts [rows, k] that these selection scores choose, best first."""

@@ -13,7 +13,15 @@ from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.rule import scores
-from moeprobe.routers.tensors import Named, bias_candidates, gate_product, hash_table, named, norm_weight
+from moeprobe.routers.tensors import (
+    Named,
+    bias_candidates,
+    expert_scales,
+    gate_product,
+    hash_table,
+    named,
+    norm_weight,
+)
 
 _ROWS = 2048
 """Rows of the call that the fits look at: enough to tell rules apart, cheap at 384 experts."""
@@ -47,6 +55,9 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         logits = F.linear(inputs.float(), weight.float(), None if logit_bias is None else logit_bias[1].float())
     table = hash_table(site, experts)
     fit, chosen, bias = _fit(site, logits, experts, weights[:_ROWS], arithmetic, declared, config, table, logit_bias)
+    scale = None
+    if fit is None and logits is not None:
+        fit, scale = _fit_scaled(site, logits, experts, weights[:_ROWS], arithmetic, declared)
     if fit is None and relative is not None and relative.router.score_function is not None:
         kin = relative.router
         assert kin.score_function is not None
@@ -67,6 +78,8 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         renormalised=fit.renormalised if fit else None,
         scaling_factor=fit.factor if fit else None,
         output_factor=_output_factor(call),
+        expert_scale=None if scale is None else scale[0],
+        logits=_described(site, call),
         fit_error=None if fit is None or fit.error == float("inf") else fit.error,
         explaining=list(fit.explaining) if fit else [],
         biased_weights=fit is not None and fit.biased,
@@ -87,6 +100,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         selection_bias=None if bias is None else bias[1],
         table=table,
         gamma=norm_weight(site, call),
+        expert_scale=None if scale is None else scale[1],
     )
 
 
@@ -120,18 +134,47 @@ def _fit(
     bias = candidates[0] if candidates else None
     if logits is None:
         return None, None, bias
-    name = arithmetic.score if arithmetic and arithmetic.score else "float32"
-    score_dtype: torch.dtype = getattr(torch, name)
+    score_dtype = _score_dtype(arithmetic)
     fit = fit_weights(logits, experts, weights, score_dtype, declared)
     if fit is None and bias is not None:
         fit = fit_weights(logits, experts, weights, score_dtype, declared, bias[1])
     if fit is None or table is not None:
         return fit, None, bias
     score = scores(logits.to(score_dtype), fit.function)
-    usable = torch.isfinite(score).all(dim=-1)
+    usable = torch.isfinite(score).all(dim=-1) & (experts >= 0).all(dim=-1)
     groups = [_group_sizes(site.router, config)]
     chosen = fit_selection(score[usable], experts[usable], None if bias is None else bias[1], groups)
     return fit, chosen, bias
+
+
+def _fit_scaled(
+    site: Site,
+    logits: Tensor,
+    experts: Tensor,
+    weights: Tensor,
+    arithmetic: Arithmetic | None,
+    declared: Declared,
+) -> tuple[WeightFit | None, Named | None]:
+    """A rule that needs a factor for each expert (Gemma 4), and that factor."""
+    for name, scale in expert_scales(site, expert_count(site, logits.shape[-1])):
+        fit = fit_weights(logits, experts, weights, _score_dtype(arithmetic), declared, scale=scale.to(logits.device))
+        if fit is not None:
+            return fit, (name, scale)
+    return None, None
+
+
+def _score_dtype(arithmetic: Arithmetic | None) -> torch.dtype:
+    found: torch.dtype = getattr(torch, arithmetic.score if arithmetic and arithmetic.score else "float32")
+    return found
+
+
+def _described(site: Site, call: RouterCall) -> str:
+    """What the recorded logits are."""
+    if call.returned.logits is None:
+        return "none"
+    if call.behind:
+        return "computed inside; the router returns probabilities"
+    return "returned" if site.reader is None else site.reader.logits
 
 
 def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
@@ -149,12 +192,19 @@ def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
 
 
 def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None:
+    if site.reader is not None and site.reader.is_block:
+        return _handed_on(call, weights)
     try:
         return observe(site.router, call.args, call.kwargs, weights)
     except (RuntimeError, TypeError, NotImplementedError):
-        # Some kernels refuse a dispatch mode. Then only what was handed on is known.
-        product = None if call.returned.logits is None else short(call.returned.logits.dtype)
-        return Arithmetic(product=product, score=None, selection=None, weights=short(weights.dtype))
+        # Some kernels refuse a dispatch mode.
+        return _handed_on(call, weights)
+
+
+def _handed_on(call: RouterCall, weights: Tensor) -> Arithmetic:
+    """All that is known of a router that cannot be run once more."""
+    product = None if call.returned.logits is None else short(call.returned.logits.dtype)
+    return Arithmetic(product=product, score=None, selection=None, weights=short(weights.dtype))
 
 
 def _bias_fact(bias: Named | None) -> Bias | None:

@@ -37,6 +37,11 @@ class Reader:
     executed: Executed | None = None
     logits: str = "returned"
 
+    @property
+    def is_block(self) -> bool:
+        """Whether the router is a whole block, its experts inside it."""
+        return self.experts.startswith(".")
+
 
 _READERS: dict[str, Reader] = {}
 

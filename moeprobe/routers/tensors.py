@@ -56,7 +56,20 @@ def gate_product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tu
         gap_, scale_, vector_ = best if best[0] < 0.5 * bare[0] else bare
         if gap_ <= 0.02 * scale_ + 1e-6:
             return matrix, vector_
+        factor = _common_factor(F.linear(inputs.float(), matrix.float()), logits.float())
+        if factor is not None:
+            return matrix.float() * factor, None
     return None, None
+
+
+def _common_factor(product: Tensor, logits: Tensor) -> float | None:
+    """Factor between the bare product and the logits, both [rows, columns]; None where there is no single one."""
+    seen = torch.isfinite(product).all(dim=-1) & torch.isfinite(logits).all(dim=-1)
+    one, other = product[seen].double(), logits[seen].double()
+    size = float(one.square().sum())
+    factor = float((one * other).sum()) / size if size > 0 else 0.0
+    gap = float((other - factor * one).norm())
+    return factor if factor > 0 and gap <= 1e-3 * float(other.norm()) else None
 
 
 def bias_candidates(site: Site, logits: Tensor | None, logit_bias: Named | None) -> Iterator[Named]:
@@ -66,9 +79,17 @@ def bias_candidates(site: Site, logits: Tensor | None, logit_bias: Named | None)
         if module is None:
             continue
         for name, tensor in own_tensors(module, recurse=module is site.router):
-            fits = tensor.ndim == 1 and tensor.is_floating_point() and tensor.shape[0] == width
+            # Ernie keeps its bias as [1, columns].
+            fits = tensor.is_floating_point() and tensor.shape[-1:] == (width,) and tensor.numel() == width
             if fits and "bias" in name and (logit_bias is None or name != logit_bias[0]):
-                yield name, tensor
+                yield name, tensor.reshape(-1)
+
+
+def expert_scales(site: Site, count: int) -> Iterator[Named]:
+    """Vectors of the router with one value per expert that may multiply the routing weights."""
+    for name, tensor in own_tensors(site.router):
+        if tensor.shape == (count,) and tensor.is_floating_point() and "scale" in name:
+            yield name, tensor
 
 
 def named(site: Site, name: str) -> Named | None:

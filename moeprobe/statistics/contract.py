@@ -58,6 +58,7 @@ class ContractStatistic(Statistic):
             return
         finite = torch.isfinite(score).all(dim=-1)
         score, experts, weights = score[finite], experts[rows][finite], weights[rows][finite]
+        weights = seen.gate.unscaled(weights, experts)
         if self._router.kind != "hash":
             self._compare_choice(seen, score, experts)
         self._compare_weights(seen, score, experts, weights)

@@ -41,10 +41,13 @@ class WeightStatistic(Statistic):
 
     def update(self, seen: Observation) -> None:
         """Take in the weights of one record."""
-        weights = seen.record.weights.double()
+        experts = seen.record.experts
+        weights = seen.gate.unscaled(seen.record.weights.double(), experts)
         finite = torch.isfinite(weights).all(dim=-1)
         self.nonfinite += int((~finite).sum())
         self.tokens += weights.shape[0]
+        # A token that was dropped, or skipped by choice, has no weights to speak of.
+        finite &= (experts >= 0).any(dim=-1)
         total = weights[finite].sum(dim=-1)
         if not total.numel():
             return
@@ -79,7 +82,9 @@ class WeightStatistic(Statistic):
         if real.numel():
             self.smallest_score = torch.minimum(self.smallest_score, real.min().cpu().reshape(1))
         if router.renormalised:
-            return torch.full((chosen.shape[0],), factor, dtype=torch.float64, device=chosen.device)
+            # Whether a norm was taken before or after slots were dropped is the family's choice.
+            full = (experts >= 0).all(dim=-1)
+            return torch.where(full, factor, float("nan")).double()
         return factor * chosen.sum(dim=-1)
 
     def _extremes(self, name: str, values: torch.Tensor) -> None:

@@ -80,7 +80,8 @@ def build(case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
                 order = torch.rand(tensor.shape[0], 8).argsort(dim=-1)
                 tensor.copy_(order[:, : tensor.shape[1]])
             else:
-                tensor.normal_(std=0.05 if _BIAS.search(name) else 0.3)
+                # A tensor of ones is a factor or the weight of a norm: it stays near one, else it could change signs.
+                tensor.normal_(mean=float(tensor.eq(1).all()), std=0.05 if _BIAS.search(name) else 0.3)
             if "balancing_biases" in name:
                 # Loading a checkpoint sets Zaya's last one, of the skip, to -1: no other one may stand above it.
                 tensor.sub_(1 + tensor.max())[-1] = -1

@@ -103,8 +103,9 @@ def doge_lookups(model: nn.Module) -> Iterator[Truth]:
     """Experts are rows of two embeddings; the index is what they look up, the weights come from a second run.
 
     In that run every expert answers with a unit vector of its slot and the shared expert with zeros: the output of
-    the block is then the weights. The router is the Linear ``router_gate``; its logits are its own output [tokens,
-    2 sqrt(experts)], which the block splits across the tokens of the batch before it reads them (kept on purpose).
+    the block is then the weights. The router is the block itself; ``router_gate`` gives two rows of sqrt(experts) key
+    logits, which the block splits across the tokens of the batch before it reads them (kept on purpose), and the
+    logit of an expert is the sum of its two keys.
     """
     seen: Truth = {}
     with _watching() as watch:
@@ -130,8 +131,9 @@ def doge_lookups(model: nn.Module) -> Iterator[Truth]:
                 output, _ = type(block).forward(shadow, args[0])
                 weights = output.reshape(-1, block.hidden_size)[:, : block.top_k]
                 routed = taken(index[-1], weights, torch.zeros(weights.shape[0], block.num_experts))
-                key = f"{path}.router_gate"
-                seen.setdefault(key, []).append(Taken(routed.chosen, routed.weights, _rows(logits[-1])))
+                first, second = logits[-1].reshape(2, weights.shape[0], -1)
+                pairs = (first.unsqueeze(2) + second.unsqueeze(1)).flatten(1)
+                seen.setdefault(path, []).append(Taken(routed.chosen, routed.weights, _rows(pairs)))
 
             watch(block, told)
         yield seen
