@@ -93,7 +93,7 @@ def no_loss(model: "PreTrainedModel") -> str | None:
     if fills_canvas(model):
         return "the model fills a canvas; it does not predict the next token"
     if model.get_output_embeddings() is None and not model.can_generate():
-        return f"a {type(model).__name__} does not predict tokens"
+        return f"{type(model).__name__} does not predict tokens"
     return None
 
 
