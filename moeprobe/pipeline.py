@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.load import embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_environment, describe_model
 from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.errors import CheckpointError, NotMoEError, OptionError
 from moeprobe.experiments.gradient import GradientTest
+from moeprobe.experiments.loss import no_loss, no_optimum
 from moeprobe.experiments.run import run_experiments
 from moeprobe.findings.evidence import Evidence, Experiments, RouterEvidence
 from moeprobe.findings.result import Result, Unchecked
@@ -97,7 +98,7 @@ def analyze(
     checkpoint, live, reader, missing = _open(
         model, tokenizer, revision, dtype, device_map, trust_remote_code, progress
     )
-    vocabulary = int(live.get_input_embeddings().weight.shape[0])
+    vocabulary, _ = embedding_shape(live)
     batches = make_batches(documents, reader, recipe.probe, vocabulary)
 
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
@@ -218,11 +219,13 @@ def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> li
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
         for name in missing
     ]
-    left_out = f"the recipe {recipe.name} leaves it out"
-    if not recipe.scale.max_tokens:
-        found.append(Unchecked(what="loss test of the routed branch", why=left_out))
-    if not recipe.choice.max_tokens:
-        found.append(Unchecked(what="loss test of the learned choice", why=left_out))
+    model, left_out = recording.model, f"the recipe {recipe.name} leaves it out"
+    for what, wanted, why_not in (
+        ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model)),
+        ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model)),
+    ):
+        if why_not or not wanted:
+            found.append(Unchecked(what=what, why=why_not or left_out))
     return found
 
 
@@ -251,7 +254,7 @@ def routers(
         checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
     ).model
     headers = read_headers(checkpoint.shards)
-    vocabulary, hidden = live.get_input_embeddings().weight.shape
+    vocabulary, hidden = embedding_shape(live)
     found, refused = [], ""
     for site in find_sites(live):
         try:

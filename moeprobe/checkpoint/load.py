@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moeprobe.checkpoint.auto import model_class
 from moeprobe.checkpoint.failures import first_line, loading
 from moeprobe.checkpoint.missing import check_missing, check_shapes
-from moeprobe.checkpoint.open import Checkpoint, has_native_class
+from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
-from moeprobe.errors import CheckpointError, IncompleteError, OptionError, UnsafeError
+from moeprobe.errors import IncompleteError, OptionError, UnsafeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "Pre
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
     """
     with loading(checkpoint):
-        config, auto_class, code = _model_class(checkpoint, trust_remote_code)
+        config, auto_class, code = model_class(checkpoint, trust_remote_code)
         with torch.device("meta"):
             model = auto_class.from_config(config, trust_remote_code=code)
     return model.eval().requires_grad_(False)
@@ -68,7 +69,7 @@ def load_model(
     """
     options = _options(dtype, device_map, experts_implementation)
     with loading(checkpoint, progress=progress):
-        config, auto_class, code = _model_class(checkpoint, trust_remote_code)
+        config, auto_class, code = model_class(checkpoint, trust_remote_code)
         model, info = auto_class.from_pretrained(
             str(checkpoint.folder),
             config=config,
@@ -82,6 +83,16 @@ def load_model(
     check_shapes(checkpoint, info["mismatched_keys"])
     missing = check_missing(checkpoint, model, info["missing_keys"], info["unexpected_keys"])
     return Loaded(model.eval().requires_grad_(False), missing)
+
+
+def embedding_shape(model: "PreTrainedModel") -> tuple[int, int]:
+    """Token ids that the model knows, and its hidden size; from the config where it hides its embedding."""
+    try:
+        rows, width = model.get_input_embeddings().weight.shape
+    except (NotImplementedError, AttributeError):
+        text = model.config.get_text_config()
+        rows, width = text.vocab_size, text.hidden_size
+    return int(rows), int(width)
 
 
 def load_tokenizer(
@@ -122,38 +133,6 @@ def load_tokenizer(
     if len(tokenizer) == 0:
         raise IncompleteError(f"The tokenizer of {source} is empty; give another with --tokenizer.")
     return tokenizer
-
-
-def _model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[Any, Any, bool]:
-    """Config, auto class, and whether code of the checkpoint is run (never if transformers has its own)."""
-    import transformers as hf
-
-    code = trust_remote_code and not has_native_class(checkpoint.model_type)
-    config = hf.AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=code, local_files_only=True)
-    choices = [
-        (hf.AutoModelForCausalLM, hf.MODEL_FOR_CAUSAL_LM_MAPPING),
-        (hf.AutoModelForImageTextToText, hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
-        (hf.AutoModelForSeq2SeqLM, hf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
-        (hf.AutoModelForTokenClassification, hf.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
-        (hf.AutoModel, hf.MODEL_MAPPING),
-    ]
-    if code:
-        auto_map = checkpoint.config.get("auto_map", {})
-        for auto_class, _ in choices:
-            if auto_class.__name__ in auto_map:
-                return config, auto_class, True
-    fitting = [(auto_class, mapping[type(config)]) for auto_class, mapping in choices if type(config) in mapping]
-    if not fitting:
-        raise CheckpointError(
-            f"transformers has no language model for the model type {checkpoint.model_type!r} "
-            f"of {checkpoint.source}; moeprobe cannot load it."
-        )
-    for auto_class, made in fitting:
-        # Where there is a choice, the class that saved the weights: some types have a text-only one too.
-        classes = made if isinstance(made, tuple | list) else [made]
-        if checkpoint.architecture in [model_class.__name__ for model_class in classes]:
-            return config, auto_class, code
-    return config, fitting[0][0], code
 
 
 def _options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moeprobe.checkpoint.load import embedding_shape
 from moeprobe.probes.batches import Batch
+from moeprobe.records.arguments import fills_canvas, is_encoder_decoder, text_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +55,7 @@ def document_losses(
     """Next-token cross entropy of every document.
 
     Args:
-        model: a causal language model in eval mode.
+        model: a language model in eval mode (see ``no_loss``).
         batches: token batches; only counted tokens are predicted.
         documents: length of the result.
         tick: called after every batch.
@@ -68,18 +70,35 @@ def token_losses(
     """Next-token cross entropy of every counted token; the arguments are those of ``document_losses``."""
     nats, documents = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.int64)]
     device = next(model.parameters()).device
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    vocabulary, _ = embedding_shape(model)
+    first = 0 if is_encoder_decoder(model) else 1  # a decoder's inputs stand one place behind already
     for batch in batches:
         rows = max(1, _LOGITS_AT_ONCE // (batch.input_ids.shape[1] * vocabulary))
         for start in range(0, batch.input_ids.shape[0], rows):
             part = slice(start, start + rows)
             ids, mask = batch.input_ids[part].to(device), batch.attention_mask[part].to(device)
             with torch.no_grad():
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            target = ids[:, 1:]
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), reduction="none")
-            counted = batch.counted[part][:, 1:]
+                logits = model(**text_arguments(model, ids, mask)).logits
+            target, counted = ids[:, first:], batch.counted[part][:, first:]
+            predicted = logits[:, : target.shape[1]].flatten(0, 1).float()
+            loss = F.cross_entropy(predicted, target.flatten(), reduction="none")
             nats.append(loss.reshape(target.shape).double().cpu()[counted])
             documents.append(torch.tensor(batch.documents[part])[:, None].expand_as(counted)[counted])
         tick()
     return TokenLosses(torch.cat(nats), torch.cat(documents))
+
+
+def no_loss(model: "PreTrainedModel") -> str | None:
+    """Why the model has no next-token loss; None where it has one."""
+    if fills_canvas(model):
+        return "the model fills a canvas; it does not predict the next token"
+    if model.get_output_embeddings() is None and not model.can_generate():
+        return f"{type(model).__name__} does not predict tokens"
+    return None
+
+
+def no_optimum(model: "PreTrainedModel") -> str | None:
+    """Why a trained model need not stand at a minimum of its loss on plain text; None where it should."""
+    if is_encoder_decoder(model):
+        return "an encoder-decoder was not trained to repeat its input, so the size that does it best says nothing"
+    return no_loss(model)

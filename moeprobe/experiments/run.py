@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moeprobe.experiments.choice import choice_test
-from moeprobe.experiments.loss import document_losses, token_losses
+from moeprobe.experiments.loss import document_losses, no_loss, no_optimum, token_losses
 from moeprobe.experiments.scale import farthest, scale_curve
 from moeprobe.findings.evidence import Activations, ChoiceTest, Experiments
 from moeprobe.findings.router import Router
@@ -27,10 +27,10 @@ def run_experiments(
     recipe: Recipe,
     tick: Callable[[], None] = lambda: None,
 ) -> Experiments:
-    """The loss tests: the size of the routed branch, and the worth of every layer's choice.
+    """The loss tests, as far as the model has a loss: the size of the routed branch, the worth of every layer's choice.
 
     Args:
-        model: a causal language model in eval mode; it is left as it was, bit for bit.
+        model: a model in eval mode; it is left as it was, bit for bit.
         sites: its routed sites.
         routers: the facts of those that fired.
         batches: the probe; a balanced part of it is read.
@@ -39,9 +39,10 @@ def run_experiments(
         tick: called after every batch.
 
     """
-    size = _scale(model, sites, batches, seen, recipe.scale, tick) if recipe.scale.max_tokens else Experiments()
-    worth = Experiments()
-    if recipe.choice.max_tokens and routers:
+    size = worth = Experiments()
+    if recipe.scale.max_tokens and no_optimum(model) is None:
+        size = _scale(model, sites, batches, seen, recipe.scale, tick)
+    if recipe.choice.max_tokens and routers and no_loss(model) is None:
         worth = _choice(model, sites, routers, batches, recipe.choice, tick)
     first = size if size.loss is not None else worth
     return first.model_copy(update={"scale": size.scale, "choice": worth.choice})

@@ -7,6 +7,7 @@ import torch
 
 from moeprobe.errors import CheckpointError
 from moeprobe.probes.batches import Batch
+from moeprobe.records.arguments import behind, is_encoder_decoder, text_arguments
 from moeprobe.records.recorder import Recording, Sink
 
 if TYPE_CHECKING:
@@ -36,15 +37,12 @@ def run_probe(
     try:
         with recording, torch.no_grad():
             for batch in batches:
-                recording.label(torch.tensor(batch.documents), batch.counted)
-                model(
-                    input_ids=batch.input_ids.to(device),
-                    attention_mask=batch.attention_mask.to(device),
-                    use_cache=False,
-                    **_one_output(model),
-                )
+                decoder = behind(batch.counted, False) if is_encoder_decoder(model) else None
+                recording.label(torch.tensor(batch.documents), batch.counted, decoder)
+                ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+                model(**text_arguments(model, ids, mask), **_one_output(model))
                 flush()
-    except (RuntimeError, IndexError, ValueError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         line = " ".join(str(error).split())[:200]
         if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
             raise CheckpointError(
