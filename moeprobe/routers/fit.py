@@ -132,16 +132,20 @@ def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool,
 
 
 def fit_selection(
-    score: Tensor, logits: Tensor, experts: Tensor, bias: Tensor | None, groups: list[tuple[int, int]]
+    score: Tensor,
+    experts: Tensor,
+    bias: Tensor | None,
+    groups: list[tuple[int, int]],
+    logits: Tensor | None = None,
 ) -> SelectionFit:
     """The selection rule that reproduces the chosen experts best; the simplest among equals.
 
     Args:
         score: [tokens, columns] in the dtype of the router's own scores.
-        logits: [tokens, columns] that the scores are made of.
         experts: [tokens, k] int64.
         bias: candidate selection bias [columns].
         groups: candidate (groups, kept groups) from the config.
+        logits: [tokens, columns] that the bias may be added to instead of the scores, None to leave that out.
 
     """
     candidates: list[Groups | None] = [None]
@@ -154,10 +158,17 @@ def fit_selection(
             ]
     best: SelectionFit | None = None
     for grouping in candidates:
-        for biased, ranked in ((False, score), (True, score), (True, logits))[: 3 if bias is not None else 1]:
+        for biased, ranked in _ranked(score, bias, logits):
             selection = selection_scores(ranked, bias if biased else None, grouping)
             agreement = float(same_set(choose(selection, experts.shape[-1]), experts).double().mean())
             if best is None or agreement > best.agreement:
                 best = SelectionFit(biased, grouping, agreement, on_logits=ranked is logits)
     assert best is not None
     return best
+
+
+def _ranked(score: Tensor, bias: Tensor | None, logits: Tensor | None) -> list[tuple[bool, Tensor]]:
+    """What may be ranked, and whether with the bias, the simplest first."""
+    if bias is None:
+        return [(False, score)]
+    return [(False, score), (True, score), *([] if logits is None else [(True, logits)])]

@@ -75,7 +75,7 @@ def infer(site: Site, shown: Shown, declared: Declared, config: Any, logit_bias:
     usable = torch.isfinite(score).all(dim=-1) & (shown.experts >= 0).all(dim=-1)
     groups = [_group_sizes(site.router, config)]
     values = None if bias is None else bias[1]
-    selection = fit_selection(score[usable], shown.logits[usable], shown.experts[usable], values, groups)
+    selection = fit_selection(score[usable], shown.experts[usable], values, groups, shown.logits[usable])
     return Rule(fit, selection, bias, scale)
 
 
