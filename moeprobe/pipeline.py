@@ -27,7 +27,7 @@ from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
 from moeprobe.records.record import Record
-from moeprobe.records.recorder import Recording
+from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording
 from moeprobe.records.run import run_probe
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.alone import read_alone
@@ -206,7 +206,10 @@ def _gates(recording: Recording, config: Any) -> list[Gate]:
         else:
             reason = recording.failure or recording.unread.get(site.path, "the router was never called")
             with suppress(ValueError):
-                gates.append(read_still(site, config, reason))
+                gate = read_still(site, config, reason)
+                ran = recording.failure is None
+                facts = {"bypassed": ran and reason == GONE_AROUND, "reached": not ran or reason != NEVER_REACHED}
+                gates.append(gate.with_router(gate.router.model_copy(update=facts)))
     return gates
 
 

@@ -2,7 +2,8 @@
 
 ## What it finds
 
-Experts that run although the router did not choose them; a choice, or weights, that the logits do not give under
+Experts that run although the router did not choose them; a router that a fused kernel goes around; a choice, or
+weights, that the logits do not give under
 the rule of the family; weights made of the biased score; an expert outside the best groups; a score function
 other than the one that the config names; and top-1 routing with weights that are always the same.
 
@@ -13,7 +14,8 @@ masks that let left-out groups win, the wrong score function. The model runs, an
 
 ## How it is measured
 
-The experts and weights that the experts module received are compared with what the router returned. The
+The experts and weights that the experts module received are compared with what the router returned; where every
+expert is a module of its own, the rows that each executed are counted and compared with the choice. The
 router's own recorded logits are put through its rule (score function, bias, groups), in its own arithmetic: a
 choice counts as different only where a left-out expert beats a chosen one by more than four units in the last
 place, and weights only where their shares of the token's sum differ by more; factors and norms are the business
@@ -56,6 +58,7 @@ from moeprobe.findings.evidence import Activations, Evidence, RouterEvidence
 from moeprobe.findings.finding import Severity
 
 FOREIGN_EXPERTS = "the executed experts are not the router's choice"
+BYPASSED = "the forward pass goes around the router"
 FOREIGN_WEIGHTS = "the experts receive other weights than the router's"
 OUTSIDE_GROUPS = "an expert outside the best groups is chosen"
 ZERO_MASK = "left-out groups win because their scores are set to zero"
@@ -79,6 +82,7 @@ IN_CODE = (
 """Causes that sit in code or config, so that one mistake shows in all layers."""
 
 _REMEDIES = {
+    BYPASSED: "Run with the eager experts implementation, without fused kernels, so that the routing can be seen",
     FOREIGN_EXPERTS: "Check the code between router and experts: shifted, sorted or remapped indices",
     FOREIGN_WEIGHTS: "Check the code between router and experts: weights must travel with their indices",
     OUTSIDE_GROUPS: "Check the group mask: groups that are left out must get minus infinity before top-k",
@@ -117,6 +121,10 @@ class BrokenContract(Detector[BrokenContractLimits]):
 
 
 def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
+    if case.evidence.router.bypassed:
+        what = "the block runs without calling this router, so what its experts execute is not known"
+        _find(case, "warning", what, None, BYPASSED)
+        return
     shown = case.evidence.activations
     contract = shown.contract if shown else None
     if contract and _enough(case, contract.executed) and _judge_execution(case, contract):
@@ -149,7 +157,13 @@ def _judge_execution(case: Case[BrokenContractLimits], contract: Contract) -> bo
         _share(contract.not_returned, contract.executed),
         _share(contract.other_weights, contract.executed),
     )
-    if _over(case, foreign):
+    misplaced = _share(contract.misplaced, contract.ran)
+    if _over(case, misplaced):
+        what = (
+            f"at least {percent(misplaced)} of what the experts executed went to another expert than the router chose"
+        )
+        _find(case, "error", what, misplaced, FOREIGN_EXPERTS)
+    elif _over(case, foreign):
         what = f"in {percent(foreign)} of the tokens an expert runs that the router did not choose"
         _find(case, "error", what, foreign, FOREIGN_EXPERTS)
     elif _over(case, weights):

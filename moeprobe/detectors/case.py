@@ -114,6 +114,9 @@ class Case(Generic[L]):
     def activations(self) -> Activations | None:
         """Return what the probe showed here, or None with the reason noted in the verdict."""
         router, shown = self.evidence.router, self.evidence.activations
+        if not router.reached:
+            self.skip(router.reason)
+            return None
         if not router.verified and (shown is not None or (self._probed and router.reason)):
             self.fail(router.reason or "the router could not be verified")
             return None

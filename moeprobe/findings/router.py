@@ -67,7 +67,8 @@ class Router(Plain):
     scores with the selection bias in them explain the weights. ``output_factor`` is a factor on the experts'
     output, not contained in the weights. ``origin`` says who named the router: transformers' own declaration, or
     its shape and place. ``verified`` means that it fired once per forward pass and that the experts received what
-    it returned; ``misdispatched`` that they executed other rows, and ``bypassed`` that its block ran without it.
+    it returned; ``misdispatched`` that they executed other rows, ``bypassed`` that its block ran without it, and
+    not ``reached`` that the probe holds nothing for it (a vision router under text).
     """
 
     path: str
@@ -100,4 +101,5 @@ class Router(Plain):
     verified: bool = False
     misdispatched: bool = False
     bypassed: bool = False
+    reached: bool = True
     reason: str = ""

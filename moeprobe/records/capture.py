@@ -157,7 +157,8 @@ class Capture:
     def _block_ends(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
         self.call.block_output = None if found is None else rows(found)
-        self._finish()
+        if self._inside:
+            self._finish()
 
     def _finish(self) -> None:
         call, self.call = self.call, RouterCall()

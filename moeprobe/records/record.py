@@ -25,6 +25,7 @@ class Record:
             what the experts received; else None.
         misplaced: rows of the whole batch that an expert executed although the router did not choose it for so
             many, where every expert is a module of its own; else None.
+        executed: rows of the whole batch that experts executed, 0 where that was not seen.
         gate: the live tensors that recompute the choice.
         inputs: [tokens, hidden] the router's input in the run dtype, if the recording keeps inputs.
         routed, shared, residual: [tokens] float32 L2 norms of the routed output (with a factor on it, if there
@@ -43,6 +44,7 @@ class Record:
     returned_experts: Tensor | None = None
     returned_weights: Tensor | None = None
     misplaced: int | None = None
+    executed: int = 0
     inputs: Tensor | None = None
     routed: Tensor | None = None
     shared: Tensor | None = None

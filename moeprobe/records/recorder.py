@@ -89,10 +89,11 @@ class Recording:
         try:
             root = self.model
             self._handles.append(root.register_forward_pre_hook(self._begins, prepend=True))
-            self._handles.append(root.register_forward_hook(self._ends))
             self._handles += self._scopes.attach()
             for capture in self._captures:
                 self._handles += capture.attach()
+            # Last: a block that is the model itself ends first.
+            self._handles.append(root.register_forward_hook(self._ends))
         except BaseException:
             self._detach()
             raise
@@ -147,8 +148,10 @@ class Recording:
             verified, reason = verify(site, call) if known.router.verified else (False, known.router.reason)
         if self._fired[site.path] > 1:
             verified, reason = False, "the router fired more than once in one forward pass"
+        misdispatched = gate.router.misdispatched or bool(misplaced(call))
         if known is None or verified != gate.router.verified:
-            gate = gate.with_router(gate.router.model_copy(update={"verified": verified, "reason": reason}))
+            facts = {"verified": verified, "reason": reason, "misdispatched": misdispatched}
+            gate = gate.with_router(gate.router.model_copy(update=facts))
             self._gates[site.path] = gate
         return gate
 
@@ -173,6 +176,7 @@ class Recording:
             returned_experts=returned.experts.long().clone() if changed and returned.experts is not None else None,
             returned_weights=returned.weights.float().clone() if changed and returned.weights is not None else None,
             misplaced=misplaced(call),
+            executed=sum(call.executed.values()),
             inputs=call.inputs if self._keep_inputs else None,
             routed=_norms(call.routed, total, gate.router.output_factor or 1.0),
             shared=_norms(call.gated_shared, total),

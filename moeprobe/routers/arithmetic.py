@@ -29,7 +29,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
             self.score = out.dtype
         elif name in _SELECTION:
             # Grouped routers pick groups first and experts last: the last pick is the one that counts.
-            self.selection = next(arg.dtype for arg in args if isinstance(arg, Tensor))
+            picked = next(arg.dtype for arg in args if isinstance(arg, Tensor))
+            # Chosen indices may be sorted afterwards, which selects nothing.
+            if picked.is_floating_point:
+                self.selection = picked
         return out
 
 

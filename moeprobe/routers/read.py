@@ -38,6 +38,8 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         raise ValueError(f"its output ({_shape_of(call)}) does not show which experts were chosen with which weights")
     experts = experts[:_ROWS].long()
     declared = read_declared(config)
+    if site.reader is not None and site.reader.normalises:
+        declared = declared.model_copy(update={"renormalised": None})
     arithmetic = _observe(site, call, weights)
     inputs = call.inputs[:_ROWS]
     weight, logit_bias = gate_product(site.router, inputs, None if used.logits is None else used.logits[:_ROWS])

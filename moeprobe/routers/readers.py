@@ -29,13 +29,15 @@ class Reader:
 
     ``experts`` is the path of the module that executes the choice, from the router's parent (``.name``: from the
     router itself, where the router is a whole block). ``executed`` compares its arguments with what was decided,
-    where they do not hold experts and weights. ``logits`` says what ``Routing.logits`` holds.
+    where they do not hold experts and weights. ``logits`` says what ``Routing.logits`` holds;
+    ``normalises`` that the weights of a token always sum to one, whatever the config says.
     """
 
     read: Read
     experts: str = "experts"
     executed: Executed | None = None
     logits: str = "returned"
+    normalises: bool = False
 
     @property
     def is_block(self) -> bool:
@@ -53,6 +55,7 @@ def register_router(
     experts: str = "experts",
     executed: Executed | None = None,
     logits: str = "returned",
+    normalises: bool = False,
 ) -> None:
     """Tell moeprobe how to read a class of routers; a later registration replaces an earlier one.
 
@@ -65,6 +68,7 @@ def register_router(
             with a leading dot. Its arguments are compared with what ``read`` returned.
         executed: does that comparison where the arguments are not experts and weights.
         logits: what the logits are, in words, for reports.
+        normalises: whether the weights of a token always sum to one, whatever the config's ``norm_topk_prob`` says.
 
     Raises:
         OptionError: ``read`` cannot be called, or ``router`` is neither a class nor a name.
@@ -73,7 +77,7 @@ def register_router(
     name = router if isinstance(router, str) else getattr(router, "__name__", "")
     if not name or not callable(read):
         raise OptionError("register_router takes a router class (or its name) and a function that reads its output.")
-    _READERS[name] = Reader(read, experts, executed, logits)
+    _READERS[name] = Reader(read, experts, executed, logits, normalises)
 
 
 def reader_of(module: nn.Module) -> Reader | None:

@@ -25,7 +25,17 @@ _FADED = 1e-12
 class ContractStatistic(Statistic):
     """Tokens whose experts or weights are not those of the router's rule, or not those that it returned."""
 
-    added = ("executed", "not_returned", "other_weights", "chosen", "choice", "weighed", "weighting")
+    added = (
+        "ran",
+        "misplaced",
+        "executed",
+        "not_returned",
+        "other_weights",
+        "chosen",
+        "choice",
+        "weighed",
+        "weighting",
+    )
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -33,6 +43,9 @@ class ContractStatistic(Statistic):
         self._score = _dtype(arithmetic.score if arithmetic else None)
         self._selection = _dtype(arithmetic.selection if arithmetic else None)
         self._weights = _dtype(arithmetic.weights if arithmetic else None)
+        self.ran = counts(1)
+        self.misplaced = counts(1)
+        """Rows that experts executed, and those beyond the rows that chose them; padding included."""
         self.executed = counts(1)
         self.not_returned = counts(1)
         self.other_weights = counts(1)
@@ -46,6 +59,9 @@ class ContractStatistic(Statistic):
     def update(self, seen: Observation) -> None:
         """Take in the rows whose logits and weights are finite."""
         self._compare_returned(seen)
+        if seen.record.misplaced is not None:
+            self.ran += seen.record.executed
+            self.misplaced += seen.record.misplaced
         logits = seen.record.logits
         if logits is None or self._router.score_function is None:
             return
@@ -136,6 +152,8 @@ class ContractStatistic(Statistic):
         choice, unbiased, outside = self.choice.tolist()
         plain, with_bias = self.weighting.tolist()
         return Contract(
+            ran=int(self.ran),
+            misplaced=int(self.misplaced),
             executed=int(self.executed),
             not_returned=int(self.not_returned),
             other_weights=int(self.other_weights),

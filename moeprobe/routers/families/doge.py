@@ -27,4 +27,4 @@ def read(block: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: An
     return Routing(experts.gather(-1, place), weights, logits)
 
 
-register_router("DogeCDMoE", read, experts=".down_embed", logits="sums of two keys")
+register_router("DogeCDMoE", read, experts=".down_embed", logits="sums of two keys", normalises=True)

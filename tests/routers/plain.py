@@ -1,0 +1,152 @@
+"""Routers and blocks that are not of transformers: the tutorial's, remote code's, and those of the first papers.
+
+Every block keeps what its experts execute in ``ran``: (row, expert, weight) of each call, noted where it happens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN, EXPERTS = 16, 8
+
+
+class ReferenceGate(nn.Module):
+    """DeepSeek's inference gate: ``forward(x, input_ids) -> (weights, indices)``, by a table or by scores."""
+
+    def __init__(self, function: str = "sqrtsoftplus", vocabulary: int = 0, top_k: int = 3) -> None:
+        super().__init__()
+        self.function, self.top_k = function, top_k
+        self.weight = nn.Parameter(torch.randn(EXPERTS, HIDDEN))
+        if vocabulary:
+            table = torch.rand(vocabulary, EXPERTS).argsort(dim=-1)[:, :top_k]
+            self.register_buffer("tid2eid", table)
+        else:
+            self.bias = nn.Parameter(torch.randn(EXPERTS) * 0.1)
+
+    def forward(self, x: Tensor, input_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits = F.linear(x.float(), self.weight.float())
+        if self.function == "softmax":
+            scores = logits.softmax(dim=-1)
+        elif self.function == "sigmoid":
+            scores = logits.sigmoid()
+        else:
+            scores = F.softplus(logits).sqrt()
+        if hasattr(self, "tid2eid"):
+            indices = self.tid2eid[input_ids]
+        else:
+            indices = (scores + self.bias).topk(self.top_k, dim=-1)[1]
+        weights = scores.gather(1, indices)
+        if self.function != "softmax":
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return weights * 1.5, indices
+
+
+class RemoteGate(nn.Module):
+    """Code that comes with a checkpoint: ``(topk_idx, topk_weight, aux_loss)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(EXPERTS, HIDDEN))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        scores = F.linear(hidden.reshape(-1, HIDDEN), self.weight).softmax(dim=-1)
+        weight, index = scores.topk(2, dim=-1, sorted=False)
+        return index, weight, None
+
+
+class NoisyTopKGate(nn.Module):
+    """Noisy top-k gating (1701.06538): sparse gates [rows, experts] and the load of each expert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.randn(HIDDEN, EXPERTS))
+        self.w_noise = nn.Parameter(torch.randn(HIDDEN, EXPERTS))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        clean = x @ self.w_gate
+        noise = F.softplus(x @ self.w_noise) * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        noisy = clean + noise
+        best = noisy.topk(2, dim=-1)
+        gates = torch.zeros_like(noisy).scatter(1, best.indices, best.values.softmax(dim=-1))
+        return gates, (gates > 0).sum(0).float()
+
+
+class GShardGate(nn.Module):
+    """GShard's top-2 gate (2006.16668): loss, combine weights and dispatch mask [rows, experts, capacity]."""
+
+    def __init__(self, top_k: int = 2, capacity: int = 6) -> None:
+        super().__init__()
+        self.top_k, self.capacity = top_k, capacity
+        self.wg = nn.Linear(HIDDEN, EXPERTS, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = self.wg(x).softmax(dim=-1)
+        taken = torch.zeros(EXPERTS, dtype=torch.int64)
+        combine = torch.zeros(x.shape[0], EXPERTS, self.capacity)
+        for row, order in enumerate(scores.topk(self.top_k, dim=-1).indices.tolist()):
+            for expert in order:
+                if taken[expert] < self.capacity:
+                    combine[row, expert, taken[expert]] = scores[row, expert]
+                    taken[expert] += 1
+        loss = (scores.mean(0) * taken / taken.sum()).sum() * EXPERTS
+        return loss, combine, combine.bool()
+
+
+class Expert(nn.Module):
+    """A small feed-forward layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x).relu()
+
+
+class Block(nn.Module):
+    """A routed block: ``decide(gate, x)`` gives dense weights [rows, experts]; an expert sees its rows only."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+        self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+        self.ran = torch.zeros(0)
+        self.shift = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, HIDDEN)
+        weights = dense(self.gate(flat))
+        self.ran = weights.detach()
+        out = torch.zeros_like(flat)
+        for expert in range(EXPERTS):
+            rows = (weights[:, expert] != 0).nonzero().flatten()
+            if len(rows):
+                done = self.experts[(expert + self.shift) % EXPERTS](flat[rows])
+                out[rows] += done * weights[rows, expert, None]
+        return out.reshape(x.shape)
+
+
+def dense(output: tuple[Tensor, ...]) -> Tensor:
+    """Weights [rows, experts] from the output of any gate of this file."""
+    shapes = [part.shape if isinstance(part, Tensor) else () for part in output]
+    if len(shapes[1]) == 3:
+        return output[1].sum(dim=-1)
+    if shapes[0][-1] == EXPERTS:
+        return output[0]
+    index, weight = (output[0], output[1]) if not output[0].is_floating_point() else (output[1], output[0])
+    return torch.zeros(index.shape[0], EXPERTS).scatter(1, index, weight)
+
+
+class Padded(nn.Module):
+    """A GShard block as it is usually written: every expert runs on its full capacity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = GShardGate()
+        self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, combine, dispatch = self.gate(x)
+        given = torch.einsum("sec,sm->ecm", dispatch.float(), x)
+        done = torch.stack([expert(rows) for expert, rows in zip(self.experts, given, strict=True)])
+        return torch.einsum("sec,ecm->sm", combine, done)

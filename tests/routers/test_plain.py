@@ -1,0 +1,148 @@
+"""Routers outside transformers are recorded as what their experts execute."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import moeprobe
+from moeprobe import Record
+from tests.routers.plain import (
+    EXPERTS,
+    HIDDEN,
+    Block,
+    Expert,
+    GShardGate,
+    NoisyTopKGate,
+    Padded,
+    ReferenceGate,
+    RemoteGate,
+    dense,
+)
+
+GATES = {
+    "reference sqrtsoftplus": ReferenceGate,
+    "reference sigmoid": lambda: ReferenceGate("sigmoid"),
+    "reference softmax": lambda: ReferenceGate("softmax"),
+    "remote code": RemoteGate,
+    "noisy top-k": NoisyTopKGate,
+    "GShard": GShardGate,
+    "Switch": lambda: GShardGate(top_k=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def table(record: Record) -> Tensor:
+    """Recorded weights [rows, experts]."""
+    used = record.experts >= 0
+    flat = torch.zeros(record.tokens, EXPERTS + 1)
+    return flat.scatter(1, record.experts.where(used, torch.full_like(record.experts, EXPERTS)), record.weights)[
+        :, :EXPERTS
+    ]
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_on_its_own(name: str) -> None:
+    gate, x = GATES[name](), torch.randn(40, HIDDEN)
+    with moeprobe.record(gate) as recording, torch.no_grad():
+        output = gate(x)
+    (record,) = recording.records
+    assert torch.equal(table(record), dense(output))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_block_of_separate_experts(name: str) -> None:
+    block, x = Block(GATES[name]()), torch.randn(2, 20, HIDDEN)
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(x)
+    (record,) = recording.records
+    assert torch.equal(table(record), block.ran)
+    (router,) = recording.routers
+    assert router.verified, router.reason
+    assert record.misplaced == 0
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_shifted_dispatch_is_seen(name: str) -> None:
+    block, x = Block(GATES[name]()), torch.randn(2, 20, HIDDEN)
+    block.shift = 1
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(x)
+    (router,) = recording.routers
+    assert router.misdispatched
+    assert "other rows" in router.reason
+    assert recording.records[0].misplaced
+
+
+def test_experts_that_are_filled_up_do_not_accuse() -> None:
+    block, x = Padded(), torch.randn(30, HIDDEN)
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(x)
+        _, combine, _ = block.gate(x)
+    assert torch.equal(table(recording.records[0]), combine.sum(dim=-1))
+    assert not recording.routers[0].misdispatched
+    assert recording.records[0].misplaced is None
+
+
+def test_a_table_in_the_reference_interface() -> None:
+    gate = ReferenceGate(vocabulary=50)
+    x, ids = torch.randn(40, HIDDEN), torch.randint(0, 50, (40,))
+    with moeprobe.record(gate) as recording, torch.no_grad():
+        weights, indices = gate(x, ids)
+    (record,) = recording.records
+    assert record.router.kind == "hash"
+    assert torch.equal(record.experts, indices)
+    assert torch.equal(record.weights, weights)
+    assert record.token_ids is not None
+    assert torch.equal(record.token_ids, ids)
+
+
+def test_score_functions_are_measured() -> None:
+    for function in ("softmax", "sigmoid", "sqrtsoftplus"):
+        gate = ReferenceGate(function)
+        with moeprobe.record(gate) as recording, torch.no_grad():
+            gate(torch.randn(100, HIDDEN))
+        (router,) = recording.routers
+        assert router.score_function == function
+        assert router.renormalised is (function != "softmax")
+        assert router.scaling_factor == pytest.approx(1.5, rel=1e-4)
+        assert router.selection_bias is not None
+        assert router.selection_agreement == 1
+
+
+class LinearGate(nn.Module):
+    """A block that chooses for itself: its gate is a plain Linear, its choice never leaves the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(HIDDEN, EXPERTS)
+        self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = self.gate(x).softmax(dim=-1).topk(2, dim=-1)
+        out = torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            rows, slot = (chosen == index).nonzero(as_tuple=True)
+            out[rows] += expert(x[rows]) * weights[rows, slot, None]
+        return out
+
+
+def test_what_does_not_show_its_choice_is_said() -> None:
+    block = LinearGate()
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(torch.randn(20, HIDDEN))
+    assert not recording.records
+    assert "does not show which experts were chosen" in recording.unread["gate"]
+
+
+def test_dropped_tokens_are_unused_slots() -> None:
+    block, x = Block(GShardGate(capacity=2)), torch.randn(40, HIDDEN)
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(x)
+    (record,) = recording.records
+    assert bool((record.experts == -1).all(dim=-1).any())
+    assert bool((record.weights[record.experts == -1] == 0).all())
+    assert torch.equal(table(record), block.ran)
