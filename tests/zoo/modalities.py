@@ -23,6 +23,7 @@ from tests.zoo.composite import (
     LAYERS,
     MLA,
     MROPE,
+    PROJECTED,
     SPARSE,
     TEXT,
     VIDEO,
@@ -30,7 +31,7 @@ from tests.zoo.composite import (
     composite,
     image_text,
     make,
-)  # fmt: skip
+)
 from tests.zoo.truth import experts_call
 
 _IMAGE_TOKENS = 4
@@ -134,7 +135,7 @@ CASES: tuple[Case, ...] = (
                 "vision_config": {**GEMMA_TOWER, "model_type": "gemma4_vision"},
             },
         ),
-        experts_call, 6, inputs=_canvas, auto=IMAGE_TEXT,
+        PROJECTED, 6, inputs=_canvas, auto=IMAGE_TEXT,
     ),
     causal("dots3_note:text", "Dots3NoteForCausalLM", "Dots3NoteTextConfig", 2, _DOTS),
     replace(_DOTS3, silent=1),

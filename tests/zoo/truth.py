@@ -13,8 +13,11 @@ ROUTER_NAMES = ("gate", "router", "wg")
 
 
 @contextmanager
-def experts_call(model: nn.Module) -> Iterator[Truth]:
-    """Index and weights among the arguments of each ``experts`` module; logits are element 0 of its router."""
+def experts_call(model: nn.Module, logits: str = "") -> Iterator[Truth]:
+    """Index and weights among the arguments of each ``experts`` module.
+
+    The logits are element 0 of its router, or the output of the router's child ``logits``.
+    """
     seen: Truth = {}
     replaced: list[nn.Module] = []
     modules = dict(model.named_modules())
@@ -24,7 +27,8 @@ def experts_call(model: nn.Module) -> Iterator[Truth]:
         block = name.rpartition(".")[0]
         router_path = next(f"{block}.{r}" for r in ROUTER_NAMES if f"{block}.{r}" in modules)
         returned: list[Any] = []
-        replaced += [_keep_output(modules[router_path], returned), _keep_arguments(module, router_path, returned, seen)]
+        speaks = modules[f"{router_path}.{logits}" if logits else router_path]
+        replaced += [_keep_output(speaks, returned), _keep_arguments(module, router_path, returned, seen)]
     try:
         yield seen
     finally:
