@@ -59,15 +59,15 @@ def choose_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Choice:
         for name in (*_LANGUAGE, *_HEADS, *_BARE):
             if name in own:
                 return Choice(config, getattr(hf, name), code=True)
-    name = _listed(_LANGUAGE | _HEADS | _BARE, config, checkpoint.architecture) or _listed(_LANGUAGE | _BARE, config)
-    if name:
-        return Choice(config, getattr(hf, name), code)
+    found = _listed(_LANGUAGE | _HEADS | _BARE, config, checkpoint.architecture) or _listed(_LANGUAGE | _BARE, config)
+    if found:
+        return Choice(config, getattr(hf, found), code)
     parts = [part for part in getattr(config, "sub_configs", {}) if getattr(config, part, None) is not None]
     for part in parts:
-        name = _listed(_LANGUAGE, getattr(config, part))
-        if name:
+        found = _listed(_LANGUAGE, getattr(config, part))
+        if found:
             others = tuple(other.removesuffix("_config") for other in parts if other != part)
-            return Choice(getattr(config, part), getattr(hf, name), left_out=others)
+            return Choice(getattr(config, part), getattr(hf, found), left_out=others)
     raise CheckpointError(
         f"transformers has no language model for the model type {checkpoint.model_type!r} "
         f"of {checkpoint.source}; moeprobe cannot load it."
