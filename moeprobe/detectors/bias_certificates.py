@@ -72,6 +72,9 @@ def _score_bounds(evidence: RouterEvidence) -> tuple[list[float], list[float]] |
     bias = evidence.router.selection_bias
     columns = len(bias.values) if bias else 0
     function = score_function(evidence)
+    if evidence.router.bias_on == "logits":
+        bound = evidence.weights.logit_bound if evidence.weights else None
+        return ([-b for b in bound], bound) if bound and len(bound) == columns else None
     if function in ("sigmoid", "softmax"):
         return [0.0] * columns, [1.0] * columns
     logits = evidence.weights.logit_bound if evidence.weights else None
@@ -88,9 +91,11 @@ def _observed_bounds(evidence: RouterEvidence, min_tokens: int) -> tuple[list[fl
     logits = shown.logits
     if bias is None or logits is None or logits.smallest is None or logits.largest is None or logits.nonfinite:
         return None
+    columns = len(bias.values)
+    if evidence.router.bias_on == "logits":
+        return [logits.smallest.value] * columns, [logits.largest.value] * columns
     if score_function(evidence) != "sqrtsoftplus":
         return None
-    columns = len(bias.values)
     low, high = sqrt_softplus(logits.smallest.value), sqrt_softplus(logits.largest.value)
     return [low] * columns, [high] * columns
 

@@ -21,8 +21,8 @@ from moeprobe.experiments.scale import multiplied
 from moeprobe.findings.evidence import ChoiceTest, Interval
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import Batch
-from moeprobe.routers.routing import read_arguments
 from moeprobe.routers.find import Site
+from moeprobe.routers.routing import read_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

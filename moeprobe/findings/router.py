@@ -57,17 +57,17 @@ class Router(Plain):
     ``layer`` is the index of the decoder layer, ``experts`` the number of routed experts with parameters,
     ``score_columns`` the width of the logits (larger where a family has zero or skip experts).
     ``score_function``, ``renormalised`` and ``scaling_factor`` are fitted from logits and weights:
-    weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score
-    function explains the weights, the latter two also where it only explains their ratios inside a token (a norm
-    shared with the shared experts); ``expert_scale`` names a factor for each expert that the weights hold beside
-    them. ``logits`` says what the recorded logits are, ``fit_error`` is the largest relative error of the fit (None where the rule was
-    taken from a router of the same class), ``explaining`` all score functions that explain the weights and
+    weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score function
+    explains the weights, the latter two also where it only explains their ratios inside a token (a norm shared with
+    the shared experts). ``fit_error`` is the largest relative error of the fit (None where the rule was taken from
+    a router of the same class), ``explaining`` all score functions that explain the weights and
     ``selection_agreement`` the share of tokens whose experts the fitted selection rule reproduces.
-    ``biased_weights``: only scores with the selection bias in them explain the weights.
-    ``output_factor`` is a factor on the experts' output, not contained in the weights.
-    ``origin`` says who named the router: transformers' own declaration, or its shape and place.
-    ``verified`` means that it fired once per forward pass and that the experts received what it returned;
-    ``misdispatched`` that they executed other rows, and ``bypassed`` that its block ran without calling it.
+    ``expert_scale`` names a factor for each expert that the weights hold beside all this, ``logits`` says what the
+    recorded logits are. ``bias_on`` says what the selection bias is added to before top-k; ``biased_weights``: only
+    scores with the selection bias in them explain the weights. ``output_factor`` is a factor on the experts'
+    output, not contained in the weights. ``origin`` says who named the router: transformers' own declaration, or
+    its shape and place. ``verified`` means that it fired once per forward pass and that the experts received what
+    it returned; ``misdispatched`` that they executed other rows, and ``bypassed`` that its block ran without it.
     """
 
     path: str
@@ -89,6 +89,7 @@ class Router(Plain):
     biased_weights: bool = False
     selection_agreement: float | None = None
     selection_bias: Bias | None = None
+    bias_on: Literal["scores", "logits"] = "scores"
     logit_bias: Bias | None = None
     groups: Groups | None = None
     shared_experts: str | None = None

@@ -180,9 +180,7 @@ class Recording:
         )
         return record if keep is None else record.select(keep)
 
-    def _rows(
-        self, total: int, path: str, device: torch.device
-    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+    def _rows(self, total: int, path: str, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
         """Token ids, positions, documents and the rows to keep, where the batch explains the router's rows."""
         frame = self._scopes.now
         shaped = frame.ids if frame.ids is not None else frame.mask
@@ -204,7 +202,7 @@ class Recording:
         labelled = self._kept[0 if frame.first else 1]
         mask = labelled if labelled is not None else frame.mask
         keep = None
-        if explained and mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
+        if explained and shaped is not None and mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
             # While generating, the mask also covers the tokens that are in the cache.
             cached = mask.shape[1] - length
             positions = positions + cached

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 _TYPES = re.compile(r"token_type_ids$")
 _ID_NAMES = {"input_ids", "decoder_input_ids"}
+_SENSES = re.compile(r"pixel|image|grid|audio|feature|patch")
 _VISION = re.compile(r"vision|visual|image")
 
 
@@ -38,20 +39,21 @@ class Frame:
             ValueError: the inputs do not explain that number of rows.
         """
         shaped = self.ids if self.ids is not None else self.mask
-        if shaped is None or total == shaped.numel() or total % shaped.shape[0] == 0 and not self.types:
+        if shaped is None or total == shaped.numel() or (total % shaped.shape[0] == 0 and not self.types):
             return None
         candidates = [
             (int(value), (types == value).flatten())
             for types in self.types
             if types.shape == shaped.shape
-            for value in types.unique().tolist()
+            for value in sorted(set(types.flatten().tolist()))
         ]
         fitting = [entry for entry in candidates if int(entry[1].sum()) == total]
         if len(fitting) > 1:
             fitting = [entry for entry in fitting if (entry[0] != 0) == bool(_VISION.search(path))]
         if not fitting:
             raise ValueError(f"{total} rows do not belong to the {shaped.numel()} tokens of the batch")
-        return fitting[0][1]
+        chosen: Tensor = fitting[0][1]
+        return chosen
 
 
 class Scopes:
@@ -69,7 +71,7 @@ class Scopes:
         self._watched = [
             (module, signature)
             for path, module, signature in signatures
-            if not path or not _ID_NAMES.isdisjoint(signature.parameters)
+            if not path or not _ID_NAMES.isdisjoint(signature.parameters) or _sees(signature)
         ]
 
     @property
@@ -87,6 +89,10 @@ class Scopes:
 
     def _begins(self, signature: inspect.Signature) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if _sees(signature):
+                # The rows of a tower are patches or frames, and no tokens.
+                self._frames.append(Frame(first=False))
+                return
             given = _bound(signature, args, kwargs)
             if "input_ids" not in signature.parameters and "decoder_input_ids" in signature.parameters:
                 given["input_ids"] = given.get("decoder_input_ids")
@@ -113,6 +119,12 @@ class Scopes:
         if ids is not None and not _same(ids, outer.ids):
             return Frame(ids, mask, types, first=False)
         return replace(outer, mask=outer.mask if mask is None else mask, types=types or outer.types)
+
+
+def _sees(signature: inspect.Signature) -> bool:
+    """Whether a module is a tower for images or sound: it takes these, and no ids."""
+    names = signature.parameters
+    return _ID_NAMES.isdisjoint(names) and any(_SENSES.search(name) for name in names)
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

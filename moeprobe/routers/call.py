@@ -15,10 +15,10 @@ class RouterCall:
     ``returned`` is what the router decided; ``given`` are experts and weights among the arguments that the
     experts module received: the authority on what was used. ``equal`` says whether what ran is, bit for bit,
     what the router decided (None where that cannot be compared), ``executed`` how many rows each expert took,
-    where every expert is a module of its own. ``skips``: the logits have more columns than there are experts, and a
-    row that chooses none of them is handed on with weight 0 (Zaya), which is an unused slot. ``behind``: the
-    router returned probabilities, and the logits are what was found behind them. Tensors are flattened to [rows, width]; rows are batch x
-    sequence, padding included.
+    where every expert is a module of its own. ``skips``: the logits have more columns than there are experts, and
+    a row that chooses none of them is handed on with weight 0 (Zaya), which is an unused slot. ``behind``: the
+    router returned probabilities, and the logits are what was found behind them. Tensors are flattened to [rows,
+    width]; rows are batch x sequence, padding included.
     """
 
     router_calls: int = 0

@@ -138,9 +138,7 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
     )
 
 
-def _experts(
-    path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]
-) -> nn.Module | None:
+def _experts(path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]) -> nn.Module | None:
     name = "experts" if reader is None else reader.experts
     if reader is not None and reader.is_block:
         return modules.get(path + name)

@@ -39,11 +39,15 @@ class WeightFit:
 
 @dataclass(frozen=True)
 class SelectionFit:
-    """The selection rule and the share of tokens whose experts it reproduces."""
+    """The selection rule and the share of tokens whose experts it reproduces.
+
+    ``on_logits``: the bias is added to the logits instead of the scores.
+    """
 
     biased: bool
     groups: Groups | None
     agreement: float
+    on_logits: bool = False
 
 
 def weight_tolerance(dtype: torch.dtype) -> float:
@@ -127,7 +131,13 @@ def _unlikelihood(fit: WeightFit, declared: Declared) -> tuple[bool, bool, bool,
     )
 
 
-def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: list[tuple[int, int]]) -> SelectionFit:
+def fit_selection(
+    score: Tensor,
+    experts: Tensor,
+    bias: Tensor | None,
+    groups: list[tuple[int, int]],
+    logits: Tensor | None = None,
+) -> SelectionFit:
     """The selection rule that reproduces the chosen experts best; the simplest among equals.
 
     Args:
@@ -135,6 +145,7 @@ def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: l
         experts: [tokens, k] int64.
         bias: candidate selection bias [columns].
         groups: candidate (groups, kept groups) from the config.
+        logits: [tokens, columns] that the bias may be added to instead of the scores, None to leave that out.
 
     """
     candidates: list[Groups | None] = [None]
@@ -147,10 +158,17 @@ def fit_selection(score: Tensor, experts: Tensor, bias: Tensor | None, groups: l
             ]
     best: SelectionFit | None = None
     for grouping in candidates:
-        for biased in (False, True) if bias is not None else (False,):
-            selection = selection_scores(score, bias if biased else None, grouping)
+        for biased, ranked in _ranked(score, bias, logits):
+            selection = selection_scores(ranked, bias if biased else None, grouping)
             agreement = float(same_set(choose(selection, experts.shape[-1]), experts).double().mean())
             if best is None or agreement > best.agreement:
-                best = SelectionFit(biased, grouping, agreement)
+                best = SelectionFit(biased, grouping, agreement, on_logits=ranked is logits)
     assert best is not None
     return best
+
+
+def _ranked(score: Tensor, bias: Tensor | None, logits: Tensor | None) -> list[tuple[bool, Tensor]]:
+    """What may be ranked, and whether with the bias, the simplest first."""
+    if bias is None:
+        return [(False, score)]
+    return [(False, score), (True, score), *([] if logits is None else [(True, logits)])]

@@ -45,10 +45,14 @@ class Gate:
         function = self.router.score_function
         return None if function is None else scores(logits, function)
 
-    def selection(self, score: Tensor, biased: bool = True) -> Tensor:
-        """What the top-k looks at, [rows, columns]; ``biased=False`` leaves the selection bias out."""
+    def selection(self, score: Tensor, logits: Tensor | None = None, biased: bool = True) -> Tensor:
+        """What the top-k looks at, [rows, columns]; ``biased=False`` leaves the selection bias out.
+
+        ``logits`` are needed where the selection bias is added to them (``Router.bias_on``).
+        """
         bias = self.selection_bias if biased else None
-        return selection_scores(score, None if bias is None else bias.to(score.device), self.router.groups)
+        ranked = logits if logits is not None and self.router.bias_on == "logits" else score
+        return selection_scores(ranked, None if bias is None else bias.to(ranked.device), self.router.groups)
 
     def unscaled(self, weights: Tensor, experts: Tensor) -> Tensor:
         """Routing weights [rows, k] of ``experts`` [rows, k] without the factors of the experts."""

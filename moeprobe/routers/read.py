@@ -4,24 +4,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
 from moeprobe.routers.arithmetic import observe, short
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
-from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
 from moeprobe.routers.gate import Gate
-from moeprobe.routers.rule import scores
-from moeprobe.routers.tensors import (
-    Named,
-    bias_candidates,
-    expert_scales,
-    gate_product,
-    hash_table,
-    named,
-    norm_weight,
-)
+from moeprobe.routers.infer import Shown, infer, score_dtype
+from moeprobe.routers.tensors import Named, gate_product, hash_table, norm_weight
 
 _ROWS = 2048
 """Rows of the call that the fits look at: enough to tell rules apart, cheap at 384 experts."""
@@ -54,16 +45,11 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
     if logits is None and weight is not None:
         logits = F.linear(inputs.float(), weight.float(), None if logit_bias is None else logit_bias[1].float())
     table = hash_table(site, experts)
-    fit, chosen, bias = _fit(site, logits, experts, weights[:_ROWS], arithmetic, declared, config, table, logit_bias)
-    scale = None
-    if fit is None and logits is not None:
-        fit, scale = _fit_scaled(site, logits, experts, weights[:_ROWS], arithmetic, declared)
-    if fit is None and relative is not None and relative.router.score_function is not None:
-        kin = relative.router
-        assert kin.score_function is not None
-        fit = WeightFit(kin.score_function, bool(kin.renormalised), kin.scaling_factor or 1.0, float("inf"))
-        chosen = SelectionFit(kin.selection_bias is not None, kin.groups, 0.0)
-        bias = bias if bias is not None else named(site, kin.selection_bias.name if kin.selection_bias else "")
+    shown = Shown(logits, experts, weights[:_ROWS], score_dtype(arithmetic), table is not None)
+    rule = infer(site, shown, declared, config, logit_bias)
+    if rule.fit is None and relative is not None and relative.router.score_function is not None:
+        rule = rule.after(relative, site)
+    fit, chosen, bias, scale = rule.fit, rule.selection, rule.bias, rule.scale
     columns = logits.shape[-1] if logits is not None else int(experts.max()) + 1
     router = Router(
         path=site.path,
@@ -85,6 +71,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         biased_weights=fit is not None and fit.biased,
         selection_agreement=None if chosen is None else chosen.agreement,
         selection_bias=_bias_fact(bias),
+        bias_on="logits" if chosen is not None and chosen.on_logits else "scores",
         logit_bias=_bias_fact(logit_bias),
         groups=chosen.groups if chosen and table is None else None,
         shared_experts=site.shared_name,
@@ -119,55 +106,6 @@ def read_declared(config: Any) -> Declared:
     )
 
 
-def _fit(
-    site: Site,
-    logits: Tensor | None,
-    experts: Tensor,
-    weights: Tensor,
-    arithmetic: Arithmetic | None,
-    declared: Declared,
-    config: Any,
-    table: Tensor | None,
-    logit_bias: Named | None,
-) -> tuple[WeightFit | None, SelectionFit | None, Named | None]:
-    candidates = [] if table is not None else list(bias_candidates(site, logits, logit_bias))
-    bias = candidates[0] if candidates else None
-    if logits is None:
-        return None, None, bias
-    score_dtype = _score_dtype(arithmetic)
-    fit = fit_weights(logits, experts, weights, score_dtype, declared)
-    if fit is None and bias is not None:
-        fit = fit_weights(logits, experts, weights, score_dtype, declared, bias[1])
-    if fit is None or table is not None:
-        return fit, None, bias
-    score = scores(logits.to(score_dtype), fit.function)
-    usable = torch.isfinite(score).all(dim=-1) & (experts >= 0).all(dim=-1)
-    groups = [_group_sizes(site.router, config)]
-    chosen = fit_selection(score[usable], experts[usable], None if bias is None else bias[1], groups)
-    return fit, chosen, bias
-
-
-def _fit_scaled(
-    site: Site,
-    logits: Tensor,
-    experts: Tensor,
-    weights: Tensor,
-    arithmetic: Arithmetic | None,
-    declared: Declared,
-) -> tuple[WeightFit | None, Named | None]:
-    """A rule that needs a factor for each expert (Gemma 4), and that factor."""
-    for name, scale in expert_scales(site, expert_count(site, logits.shape[-1])):
-        fit = fit_weights(logits, experts, weights, _score_dtype(arithmetic), declared, scale=scale.to(logits.device))
-        if fit is not None:
-            return fit, (name, scale)
-    return None, None
-
-
-def _score_dtype(arithmetic: Arithmetic | None) -> torch.dtype:
-    found: torch.dtype = getattr(torch, arithmetic.score if arithmetic and arithmetic.score else "float32")
-    return found
-
-
 def _described(site: Site, call: RouterCall) -> str:
     """What the recorded logits are."""
     if call.returned.logits is None:
@@ -175,20 +113,6 @@ def _described(site: Site, call: RouterCall) -> str:
     if call.behind:
         return "computed inside; the router returns probabilities"
     return "returned" if site.reader is None else site.reader.logits
-
-
-def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
-    """(groups, kept groups) by their usual names on the router or in the config; (1, 1) where there are none."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for holder in (router, text):
-        count = next(
-            (c for n in ("num_group", "n_group", "n_groups") if isinstance(c := getattr(holder, n, None), int)),
-            0,
-        )
-        kept = getattr(holder, "topk_group", None)
-        if count and isinstance(kept, int):
-            return count, kept
-    return 1, 1
 
 
 def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None:

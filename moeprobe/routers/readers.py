@@ -1,11 +1,11 @@
 """Readers: how the routers are read whose output is not of a common form, and how users add their own.
 
-    import moeprobe
+import moeprobe
 
-    def read(module, args, kwargs, output):
-        return moeprobe.Routing(experts=output.chosen, weights=output.gates, logits=output.logits)
+def read(module, args, kwargs, output):
+return moeprobe.Routing(experts=output.chosen, weights=output.gates, logits=output.logits)
 
-    moeprobe.register_router("MyRouter", read, experts="ffn_experts")
+moeprobe.register_router("MyRouter", read, experts="ffn_experts")
 """
 
 from collections.abc import Callable

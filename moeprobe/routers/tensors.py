@@ -38,7 +38,8 @@ def gate_product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tu
     matrices = [tensor for _, tensor in own if tensor.ndim == 2 and tensor.shape[1] == inputs.shape[1]]
     if logits is None:
         return (matrices[0], None) if matrices else (None, None)
-    for matrix in (m for m in matrices if m.shape[0] == logits.shape[1]):
+    # Inkling's gate has rows for its shared experts too, behind those of the routed ones.
+    for matrix in (m[: logits.shape[1]] for m in matrices if m.shape[0] >= logits.shape[1]):
         vectors: list[Named | None] = [None, *(entry for entry in own if entry[1].shape == (logits.shape[1],))]
         trials = []
         for vector in vectors:

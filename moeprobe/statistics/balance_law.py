@@ -29,6 +29,9 @@ class BalanceLawStatistic(Statistic):
         """Count log(score) per expert."""
         if not self.histogram.numel() or seen.scores is None:
             return
+        if self._router.bias_on == "logits":
+            # The law compares the bias with quantiles of what it is added to; it is only kept for scores.
+            return
         scores = seen.scores[torch.isfinite(seen.scores).all(dim=-1)].double().clamp_min(1e-10).log().cpu()
         bins = ((scores - _LOW) / (_HIGH - _LOW) * _BINS).long().clamp(0, _BINS - 1)
         flat = bins + torch.arange(bins.shape[1]) * _BINS

@@ -53,14 +53,15 @@ class ContractStatistic(Statistic):
         weights = seen.record.weights if seen.record.returned_weights is None else seen.record.returned_weights
         rows = seen.clean & torch.isfinite(weights).all(dim=-1)
         rows &= ((experts >= 0) & (experts < logits.shape[-1])).all(dim=-1)
-        score = seen.gate.scores(logits[rows].to(self._score))
+        logits = logits[rows].to(self._score)
+        score = seen.gate.scores(logits)
         if score is None or not score.shape[0]:
             return
         finite = torch.isfinite(score).all(dim=-1)
         score, experts, weights = score[finite], experts[rows][finite], weights[rows][finite]
         weights = seen.gate.unscaled(weights, experts)
         if self._router.kind != "hash":
-            self._compare_choice(seen, score, experts)
+            self._compare_choice(seen, score, logits[finite], experts)
         self._compare_weights(seen, score, experts, weights)
 
     def _compare_returned(self, seen: Observation) -> None:
@@ -78,17 +79,18 @@ class ContractStatistic(Statistic):
         aligned = (match.double() * meant.double().unsqueeze(-2)).sum(dim=-1)
         self.other_weights += int((_shares_differ(weights, aligned, self._tolerance) & same).sum())
 
-    def _compare_choice(self, seen: Observation, score: Tensor, experts: Tensor) -> None:
+    def _compare_choice(self, seen: Observation, score: Tensor, logits: Tensor, experts: Tensor) -> None:
         bias = seen.gate.selection_bias
-        selection = seen.gate.selection(score)
+        selection = seen.gate.selection(score, logits)
         finite = torch.where(torch.isfinite(selection), selection, 0.0).double()
-        room = _UNITS * _eps(self._score) * score.double().abs().amax(dim=-1)
+        ranked = logits if self._router.bias_on == "logits" else score
+        room = _UNITS * _eps(self._score) * ranked.double().abs().amax(dim=-1)
         room = room + _UNITS * _eps(self._selection) * finite.abs().amax(dim=-1)
         clear = torch.ones_like(room, dtype=torch.bool)
         groups = self._router.groups
         outside = torch.zeros_like(clear)
         if groups is not None:
-            members = score if bias is None else score + bias.to(score.device)
+            members = ranked if bias is None else ranked + bias.to(ranked.device)
             ranked = group_scores(members, groups).double()
             best = ranked.topk(groups.kept + 1, dim=-1)
             # Which group was kept is not known where two of them are equal up to rounding.
@@ -98,7 +100,7 @@ class ContractStatistic(Statistic):
         differs = _departs(selection.double(), experts, room)
         unbiased = differs
         if bias is not None:
-            unbiased = _departs(seen.gate.selection(score, biased=False).double(), experts, room)
+            unbiased = _departs(seen.gate.selection(score, logits, biased=False).double(), experts, room)
         self.chosen += int(clear.sum())
         self.choice += torch.stack([(part & clear).sum() for part in (differs, unbiased, outside)]).cpu()
 

@@ -61,22 +61,26 @@ class LoadStatistic(Statistic):
 
     def value(self) -> Load | None:
         """Counts, MaxVio with its interval and its sampling floor, normalised entropy."""
-        total = self.chosen.sum(dim=0)
         if int(self.tokens) == 0:
             return None
+        # A column behind the experts counts only where something is sent to it (zero experts, not a skip).
+        behind = (self.chosen.sum(dim=0) > 0).nonzero().flatten().tolist()[-1:]
+        columns = max(self._router.experts, *(index + 1 for index in behind), 1)
+        chosen, unchosen = self.chosen[:, :columns], self.unbiased[:, :columns]
+        total = chosen.sum(dim=0)
         share = total.double() / total.sum().clamp_min(1)
         entropy = float(-(share * share.clamp_min(1e-300).log()).sum()) / math.log(max(2, share.numel()))
         documents = int((self.documents > 0).sum())
-        unbiased = self.unbiased.sum(dim=0)
+        unbiased = unchosen.sum(dim=0)
         biased = bool(unbiased.sum() > 0)
         return Load(
             counts=total.tolist(),
-            by_source={n: self.by_source[i].tolist() for i, n in enumerate(self._names)},
+            by_source={n: self.by_source[i, :columns].tolist() for i, n in enumerate(self._names)},
             source_tokens={n: int(self.source_tokens[i]) for i, n in enumerate(self._names)},
-            max_vio=max_vio_interval(self.chosen, documents),
+            max_vio=max_vio_interval(chosen, documents),
             max_vio_floor=uniform_floor(int(self.tokens), total.numel(), self._router.top_k),
             entropy=entropy,
             unbiased_counts=unbiased.tolist() if biased else None,
-            unbiased_max_vio=max_vio_interval(self.unbiased, documents) if biased else None,
-            design_effect=design_effects(self.chosen, self.cluster_tokens, len(self._names)),
+            unbiased_max_vio=max_vio_interval(unchosen, documents) if biased else None,
+            design_effect=design_effects(chosen, self.cluster_tokens, len(self._names)),
         )

@@ -50,9 +50,9 @@ class Observation:
     @cached_property
     def selection(self) -> Tensor | None:
         """[tokens, columns] float32 selection scores, with bias and groups; None for hash routers."""
-        if self.scores is None or self.record.router.kind == "hash":
+        if self.scores is None or self.logits is None or self.record.router.kind == "hash":
             return None
-        return self.gate.selection(self.scores)
+        return self.gate.selection(self.scores, self.logits)
 
     @cached_property
     def chosen(self) -> Tensor | None:
@@ -62,9 +62,11 @@ class Observation:
     @cached_property
     def unbiased(self) -> Tensor | None:
         """[tokens, k] experts without the selection bias; None where there is no bias."""
-        if self.scores is None or self.gate.selection_bias is None or self.record.router.kind == "hash":
+        if self.scores is None or self.logits is None or self.gate.selection_bias is None:
             return None
-        return self.gate.choose(self.gate.selection(self.scores, biased=False))
+        if self.record.router.kind == "hash":
+            return None
+        return self.gate.choose(self.gate.selection(self.scores, self.logits, biased=False))
 
     @cached_property
     def noisy(self) -> Tensor | None:
@@ -75,9 +77,9 @@ class Observation:
         shaken = self.record.inputs.float() * (1 + NOISE * noise.to(self.record.inputs.device))
         logits = self.gate.logits(shaken)
         scores = None if logits is None else self.gate.scores(logits)
-        if scores is None:
+        if logits is None or scores is None:
             return None
-        return ~same_set(self.gate.choose(self.gate.selection(scores)), self.chosen)
+        return ~same_set(self.gate.choose(self.gate.selection(scores, logits)), self.chosen)
 
     def generator(self, purpose: int) -> torch.Generator:
         """Random numbers that depend on what is seen, not on the order in which it is seen."""

@@ -30,10 +30,10 @@ class SelectionStatistic(Statistic):
         self.precision = counts(1)
 
     def update(self, seen: Observation) -> None:
-        """Take in the rows whose logits are finite."""
+        """Take in the rows whose logits are finite and whose slots are all used."""
         if seen.selection is None or seen.chosen is None or seen.scores is None:
             return
-        rows = seen.clean & torch.isfinite(seen.scores).all(dim=-1)
+        rows = seen.clean & torch.isfinite(seen.scores).all(dim=-1) & (seen.record.experts >= 0).all(dim=-1)
         if not bool(rows.any()):
             return
         k = self._router.top_k
@@ -51,7 +51,8 @@ class SelectionStatistic(Statistic):
         self.sets += torch.bincount(_bucket(ordered), minlength=_SETS)
         bias = seen.gate.selection_bias
         if bias is not None:
-            alone = seen.gate.selection(torch.zeros_like(seen.scores[rows]))
+            nothing = torch.zeros_like(seen.scores[rows])
+            alone = seen.gate.selection(nothing, nothing)
             self.bias_only += int(same_set(seen.gate.choose(alone), experts).sum())
         if seen.noisy is not None:
             self.noise += int(seen.noisy[rows].sum())

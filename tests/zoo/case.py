@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 _GATE = re.compile(r"(^|\.)(gate|router|wg|classifier|router_gate)(\.|$)|router")
@@ -49,6 +51,7 @@ class Case:
         inputs: arguments of the forward pass from ids and mask, each [batch, length].
         auto: the auto class that loads a saved checkpoint of it, None where there is none.
         backends: whether ``set_experts_implementation`` applies to it.
+        generates: whether it can continue a text.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Case:
     inputs: Callable[[Tensor, Tensor], dict[str, Any]] = text
     auto: str | None = "AutoModelForCausalLM"
     backends: bool = True
+    generates: bool = True
 
     @property
     def family(self) -> str:
@@ -86,8 +90,17 @@ def build(case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
                 # Loading a checkpoint sets Zaya's last one, of the skip, to -1: no other one may stand above it.
                 tensor.sub_(1 + tensor.max())[-1] = -1
     if dtype is not torch.float32:
-        model.to(dtype)
+        model = _reloaded(case, model, dtype)
     return model.eval()
+
+
+def _reloaded(case: Case, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """As a user gets it in another dtype: loading keeps some tensors in float32, ``model.to`` does not."""
+    if case.auto is None:
+        return model.to(dtype)
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return getattr(transformers, case.auto).from_pretrained(folder, dtype=dtype)
 
 
 def _routing_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,5 +1,7 @@
 """Compare what moeprobe recorded with the truth: the same rows, experts, weights and logits, bit for bit."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -48,14 +50,20 @@ def _wide(table: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(table, (0, width - table.shape[1]))
 
 
-def recorded(
-    case: Case, model: nn.Module, padding: str = "right"
-) -> tuple[Recording, Truth, list[str]]:
+def recorded(case: Case, model: nn.Module, padding: str = "right") -> tuple[Recording, Truth, list[str]]:
     """Record one forward pass of the case beside its truth."""
     ids, mask = batch(padding)
     with case.truth(model) as truth, moeprobe.record(model) as recording, torch.no_grad():
-        model(**case.inputs(ids, mask))
+        model(**arguments(case, model, ids, mask))
     return recording, truth, differences(recording, truth, kept(case, truth, ids, mask))
+
+
+def arguments(case: Case, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The inputs of the case, embeddings and images in the dtype of the model."""
+    return {
+        name: value.to(model.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in case.inputs(ids, mask).items()
+    }
 
 
 def kept(case: Case, truth: Truth, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -65,6 +73,9 @@ def kept(case: Case, truth: Truth, ids: Tensor, mask: Tensor) -> dict[str, Tenso
     keep = {}
     for path, calls in truth.items():
         total = calls[0].chosen.shape[0]
+        if "tower" in path:
+            keep[path] = torch.ones(total, dtype=torch.bool)
+            continue
         if types is not None and types.any() and total < mask.numel():
             keep[path] = mask[types.bool() == ("vision" in path)].bool()
             continue

@@ -23,7 +23,6 @@ from tests.zoo.composite import (
     LAYERS,
     MLA,
     MROPE,
-    PROJECTED,
     SPARSE,
     TEXT,
     VIDEO,
@@ -31,7 +30,7 @@ from tests.zoo.composite import (
     composite,
     image_text,
     make,
-)
+)  # fmt: skip
 from tests.zoo.truth import experts_call
 
 _IMAGE_TOKENS = 4
@@ -135,7 +134,7 @@ CASES: tuple[Case, ...] = (
                 "vision_config": {**GEMMA_TOWER, "model_type": "gemma4_vision"},
             },
         ),
-        PROJECTED, 6, inputs=_canvas, auto=IMAGE_TEXT,
+        experts_call, 6, inputs=_canvas, auto=IMAGE_TEXT, generates=False,
     ),
     causal("dots3_note:text", "Dots3NoteForCausalLM", "Dots3NoteTextConfig", 2, _DOTS),
     replace(_DOTS3, silent=1),
@@ -180,6 +179,6 @@ CASES: tuple[Case, ...] = (
             {**TEXT, "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 8, "intermediate_size": 16,
              "sliding_window": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
         ),
-        experts_call, 3, auto="AutoModelForTokenClassification",
+        experts_call, 3, auto="AutoModelForTokenClassification", generates=False,
     ),
 )  # fmt: skip

@@ -33,11 +33,6 @@ _INKLING_COMMON: dict[str, Any] = {
 }  # fmt: skip
 _INKLING: dict[str, Any] = _INKLING_COMMON | {"n_shared_experts": 2, "logits_mup_width_multiplier": 2.0}
 _INKLING2: dict[str, Any] = _INKLING_COMMON | {"unpadded_vocab_size": 300, "n_layers_per_attn_res_block": 1}
-_MINIMAX_M3: dict[str, Any] = _DENSE_FIRST | _GQA | {
-    "num_local_experts": 8, "intermediate_size": 16, "dense_intermediate_size": 32, "shared_intermediate_size": 16,
-    "rotary_dim": 4, "index_n_heads": 2, "index_head_dim": 8, "index_block_size": 4, "index_topk_blocks": 2,
-    "layer_types": ["full_attention", "minimax_m3_sparse", "full_attention"],
-}  # fmt: skip
 
 
 def _mistral4() -> nn.Module:
@@ -66,19 +61,6 @@ def _inkling2() -> nn.Module:
     return hf.Inkling2ForConditionalGeneration(
         hf.Inkling2Config(text_config=TINY | _INKLING2, vision_config=vision, image_token_id=301)
     )
-
-
-def _minimax_m3_vl() -> nn.Module:
-    vision = {
-        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-        "image_size": 16, "patch_size": 4,
-    }  # fmt: skip
-    return hf.MiniMaxM3SparseForConditionalGeneration(
-        hf.MiniMaxM3VLConfig(
-            text_config=TINY | _MINIMAX_M3, vision_config=vision, projector_hidden_size=32, image_token_index=301,
-            video_token_index=302,
-        )
-    )  # fmt: skip
 
 
 def _nemotron_h(name: str, sites: int, layers: list[str], **settings: Any) -> Case:
@@ -120,8 +102,6 @@ CASES: tuple[Case, ...] = (
     causal("mimo_v2_flash", 2, _DENSE_FIRST, _GQA, _GROUPS, n_routed_experts=8, v_head_dim=8, sliding_window=8),
     causal("minimax", 2, _WIDE, _GQA, _LINEAR, num_local_experts=8, block_size=8),
     causal("minimax_m2", 2, _WIDE, _GQA, num_local_experts=8),
-    Case("minimax_m3_vl", _minimax_m3_vl, sites=2, **_COMPOSITE),
-    replace(causal("minimax_m3_vl_text", 2, _MINIMAX_M3), name="minimax_m3_vl:text"),
     Case("mistral4", _mistral4, sites=2, **_COMPOSITE),
     _nemotron_h(
         "nemotron_h", 2, ["linear_attention", "moe", "full_attention", "moe"], **_GROUPS, routed_scaling_factor=1.5

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from tests.zoo.case import Taken, Truth
 
+RETURN_PROBABILITIES = ("Gemma4TextRouter", "DiffusionGemmaTextRouter")
 ROUTER_NAMES = ("gate", "router", "wg")
 
 
 @contextmanager
-def experts_call(model: nn.Module, logits: str = "") -> Iterator[Truth]:
-    """Index and weights among the arguments of each ``experts`` module.
+def experts_call(model: nn.Module) -> Iterator[Truth]:
+    """Index and weights among the arguments of each ``experts`` module; logits are element 0 of its router.
 
-    The logits are element 0 of its router, or the output of the router's child ``logits``.
+    Where the router returns probabilities, the logits are the output of its ``proj``.
     """
     seen: Truth = {}
     replaced: list[nn.Module] = []
@@ -27,8 +28,10 @@ def experts_call(model: nn.Module, logits: str = "") -> Iterator[Truth]:
         block = name.rpartition(".")[0]
         router_path = next(f"{block}.{r}" for r in ROUTER_NAMES if f"{block}.{r}" in modules)
         returned: list[Any] = []
-        speaks = modules[f"{router_path}.{logits}" if logits else router_path]
-        replaced += [_keep_output(speaks, returned), _keep_arguments(module, router_path, returned, seen)]
+        router = modules[router_path]
+        if type(router).__name__ in RETURN_PROBABILITIES:
+            router = router.proj
+        replaced += [_keep_output(router, returned), _keep_arguments(module, router_path, returned, seen)]
     try:
         yield seen
     finally:

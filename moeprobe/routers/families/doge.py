@@ -7,13 +7,13 @@ the indices that ``down_embed`` receives are what was executed.
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeprobe.routers.readers import register_router
 from moeprobe.routers.routing import Routing
 
 
-def read(block: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
+def read(block: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
     """The steps of ``DogeCDMoE.forward`` from its logits [2, rows, keys] to indices and weights."""
     keys: Tensor = output[1].detach()
     (scores_x, scores_y), (first, second) = keys.topk(block.num_keys, dim=-1)

@@ -9,14 +9,14 @@ from moeprobe.routers.readers import register_router
 from moeprobe.routers.routing import Routing
 
 
-def read(router: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
+def read(_router: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
     """Put (sorted slots, rows, weights, slots of each expert, logits) back into the order of the rows."""
     order, _, gates, sizes, logits = output
     sorted_experts = torch.repeat_interleave(torch.tensor(sizes, device=order.device))
     experts = torch.empty_like(order).scatter_(0, order, sorted_experts)
     weights = torch.empty_like(gates).scatter_(0, order, gates)
-    k = router.top_k
-    return Routing(experts.reshape(-1, k), weights.detach().reshape(-1, k), logits.detach())
+    slots = (logits.shape[0], -1)
+    return Routing(experts.reshape(slots), weights.detach().reshape(slots), logits.detach())
 
 
 def executed(args: tuple[Any, ...], _kwargs: dict[str, Any], _inputs: Tensor, routing: Routing) -> bool:

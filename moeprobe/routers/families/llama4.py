@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeprobe.routers.readers import register_router
 from moeprobe.routers.routing import UNUSED, Routing
 
 
-def read(router: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
+def read(router: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> Routing:
     """(scores [rows, experts], logits [rows, experts]) as slots; a chosen score may round to zero."""
     scores, logits = output[0].detach(), output[1].detach()
     experts = logits.topk(router.top_k, dim=-1).indices
