@@ -95,7 +95,7 @@ def analyze(
     documents = load_documents(recipe.probe.texts)
     bars = Progress(progress)
 
-    checkpoint, live, reader, missing = _open(
+    checkpoint, live, reader, unloaded = _open(
         model, tokenizer, revision, dtype, device_map, trust_remote_code, progress
     )
     vocabulary, _ = embedding_shape(live)
@@ -147,7 +147,7 @@ def analyze(
         evidence=evidence,
         checks=judgement.checks,
         findings=judgement.findings,
-        not_checked=_not_checked(recording, missing, recipe),
+        not_checked=_not_checked(recording, unloaded, recipe),
         recipe=recipe.model_dump(),
         limits={name: dict(limit) for name, limit in effective.items()},
         environment=describe_environment(live, command, datetime.fromtimestamp(started, UTC), time.time() - started),
@@ -162,8 +162,8 @@ def _open(
     device_map: str | None,
     trust_remote_code: bool,
     progress: bool,
-) -> "tuple[Checkpoint | None, PreTrainedModel, PreTrainedTokenizerBase, list[str]]":
-    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, missing biases."""
+) -> "tuple[Checkpoint | None, PreTrainedModel, PreTrainedTokenizerBase, list[Unchecked]]":
+    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, what was not loaded."""
     if not isinstance(model, str | Path):
         if tokenizer is None or isinstance(tokenizer, str):
             raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
@@ -184,7 +184,12 @@ def _open(
     loaded = load_model(
         checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
     )
-    return checkpoint, loaded.model, reader, loaded.missing
+    unloaded = [
+        Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
+        for name in loaded.missing
+    ]
+    unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
+    return checkpoint, loaded.model, reader, unloaded
 
 
 def _refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
@@ -213,15 +218,12 @@ def _gates(recording: Recording, config: Any) -> list[Gate]:
     return gates
 
 
-def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> list[Unchecked]:
+def _not_checked(recording: Recording, unloaded: list[Unchecked], recipe: Recipe) -> list[Unchecked]:
     """What could not be looked at, and why."""
     found = [Unchecked(what=path, why=reason) for path, reason in recording.unread.items()]
     if recording.failure is not None:
         found.append(Unchecked(what="everything that needs a forward pass", why=recording.failure))
-    found += [
-        Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
-        for name in missing
-    ]
+    found += unloaded
     model, left_out = recording.model, f"the recipe {recipe.name} leaves it out"
     for what, wanted, why_not in (
         ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model)),

@@ -1,6 +1,9 @@
 """Which auto class of transformers loads a checkpoint: by transformers' own mappings and the config's architectures."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from moeprobe.checkpoint.open import Checkpoint, has_native_class
 from moeprobe.errors import CheckpointError
@@ -22,12 +25,26 @@ _HEADS = {
 _BARE = {"AutoModel": "MODEL_MAPPING"}
 
 
-def model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[Any, Any, bool]:
-    """Config, auto class, and whether code of the checkpoint is run (never if transformers has its own).
+@dataclass(frozen=True)
+class Choice:
+    """How a checkpoint is loaded.
 
-    The class that saved the weights, wherever transformers lists it: some model types have a text-only class or a
-    bare model besides. Where the config does not say, or names a class that transformers does not list, the first
-    language model of this model type.
+    ``code`` says whether code of the checkpoint is run (never if transformers has its own). ``left_out`` names the
+    parts that are not loaded, where only a part of the checkpoint can be called with text.
+    """
+
+    config: Any
+    auto_class: Any
+    code: bool = False
+    left_out: tuple[str, ...] = ()
+
+
+def choose_class(checkpoint: Checkpoint, trust_remote_code: bool) -> Choice:
+    """The class that saved the weights, wherever transformers lists it; a type may have others, too.
+
+    Where the config does not say, or names a class that transformers does not list, it is the first language model
+    of this model type. Where that class has no forward pass (it only joins a model that reads to one that speaks),
+    it is the first part of it that has one.
 
     Raises:
         CheckpointError: transformers has no class for this model type that reads text.
@@ -41,22 +58,30 @@ def model_class(checkpoint: Checkpoint, trust_remote_code: bool) -> tuple[Any, A
         own = checkpoint.config.get("auto_map", {})
         for name in (*_LANGUAGE, *_HEADS, *_BARE):
             if name in own:
-                return config, getattr(hf, name), True
-    for name, mapping in (_LANGUAGE | _HEADS | _BARE).items():
-        if checkpoint.architecture in _made(getattr(hf, mapping, {}), config):
-            return config, getattr(hf, name), code
-    for name, mapping in (_LANGUAGE | _BARE).items():
-        if _made(getattr(hf, mapping, {}), config):
-            return config, getattr(hf, name), code
+                return Choice(config, getattr(hf, name), code=True)
+    found = _listed(_LANGUAGE | _HEADS | _BARE, config, checkpoint.architecture) or _listed(_LANGUAGE | _BARE, config)
+    if found:
+        return Choice(config, getattr(hf, found), code)
+    parts = [part for part in getattr(config, "sub_configs", {}) if getattr(config, part, None) is not None]
+    for part in parts:
+        found = _listed(_LANGUAGE, getattr(config, part))
+        if found:
+            others = tuple(other.removesuffix("_config") for other in parts if other != part)
+            return Choice(getattr(config, part), getattr(hf, found), left_out=others)
     raise CheckpointError(
         f"transformers has no language model for the model type {checkpoint.model_type!r} "
         f"of {checkpoint.source}; moeprobe cannot load it."
     )
 
 
-def _made(mapping: Any, config: Any) -> list[str]:
-    """Names of the model classes that a mapping makes of this config."""
-    if type(config) not in mapping:
-        return []
-    made = mapping[type(config)]
-    return [model.__name__ for model in (made if isinstance(made, tuple | list) else [made])]
+def _listed(mappings: dict[str, str], config: Any, architecture: str | None = None) -> str | None:
+    """The first auto class that makes a model with a forward pass of this config: ``architecture``, if one is given."""
+    import transformers as hf
+
+    for name, mapping in mappings.items():
+        models = getattr(hf, mapping, {})
+        made = models.get(type(config), ())
+        for model in made if isinstance(made, tuple | list) else [made]:
+            if model.forward is not nn.Module.forward and architecture in (None, model.__name__):
+                return name
+    return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moeprobe.checkpoint.auto import model_class
+from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.failures import first_line, loading
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
@@ -27,10 +27,14 @@ _TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode without gradients. ``missing`` names selection biases set to zero."""
+    """A model in evaluation mode without gradients.
+
+    ``missing`` names selection biases set to zero, ``left_out`` the parts of the checkpoint that were not loaded.
+    """
 
     model: "PreTrainedModel"
     missing: list[str]
+    left_out: tuple[str, ...] = ()
 
 
 def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -41,9 +45,9 @@ def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "Pre
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
     """
     with loading(checkpoint):
-        config, auto_class, code = model_class(checkpoint, trust_remote_code)
+        chosen = choose_class(checkpoint, trust_remote_code)
         with torch.device("meta"):
-            model = auto_class.from_config(config, trust_remote_code=code)
+            model = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
     return model.eval().requires_grad_(False)
 
 
@@ -69,11 +73,11 @@ def load_model(
     """
     options = _options(dtype, device_map, experts_implementation)
     with loading(checkpoint, progress=progress):
-        config, auto_class, code = model_class(checkpoint, trust_remote_code)
-        model, info = auto_class.from_pretrained(
+        chosen = choose_class(checkpoint, trust_remote_code)
+        model, info = chosen.auto_class.from_pretrained(
             str(checkpoint.folder),
-            config=config,
-            trust_remote_code=code,
+            config=chosen.config,
+            trust_remote_code=chosen.code,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -82,7 +86,7 @@ def load_model(
         )
     check_shapes(checkpoint, info["mismatched_keys"])
     missing = check_missing(checkpoint, model, info["missing_keys"], info["unexpected_keys"])
-    return Loaded(model.eval().requires_grad_(False), missing)
+    return Loaded(model.eval().requires_grad_(False), missing, chosen.left_out)
 
 
 def embedding_shape(model: "PreTrainedModel") -> tuple[int, int]:

@@ -169,6 +169,21 @@ def test_a_classifier_keeps_its_head(tmp_path: Path) -> None:
     assert type(load_model(open_checkpoint(tmp_path)).model).__name__ == "MixtralForSequenceClassification"
 
 
+def test_of_models_joined_to_speak_the_one_that_reads(tmp_path: Path) -> None:
+    thinker = CASES["qwen3_omni_moe"].build().config.to_dict()
+    talker = CASES["qwen3_omni_moe:talker"].build().config.to_dict()
+    waves = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    waves |= {"intermediate_size": 16, "decoder_dim": 64, "codebook_size": 16, "num_quantizers": 2}
+    config = hf.Qwen3OmniMoeConfig(thinker_config=thinker, talker_config=talker, code2wav_config=waves)
+    bare(hf.Qwen3OmniMoeForConditionalGeneration(config), tmp_path)
+    result = moeprobe.analyze(tmp_path, recipe="quick", max_tokens=300)
+    assert result.model.architecture == "Qwen3OmniMoeThinkerForConditionalGeneration"
+    assert len(result.evidence.routers) == 3
+    assert all(one.router.verified for one in result.evidence.routers)
+    left_out = [what for what, reason in why(result).items() if "does not read text" in reason]
+    assert left_out == ["talker", "code2wav"]
+
+
 @pytest.mark.parametrize("architectures", [None, ["NobodyKnowsThis"]])
 def test_without_a_known_architecture_the_first_language_model(architectures: list[str] | None, tmp_path: Path) -> None:
     save(CASES["aria"], tmp_path)
