@@ -3,9 +3,9 @@
 ## What it finds
 
 Experts that run although the router did not choose them; a router that a fused kernel goes around; a choice, or
-weights, that the logits do not give under
-the rule of the family; weights made of the biased score; an expert outside the best groups; a score function
-other than the one that the config names; and top-1 routing with weights that are always the same.
+weights, that the logits do not give under the rule of the family; weights made of the biased score; an expert
+outside the best groups; a score function other than the one that the config names; and top-1 routing with weights
+that are always the same.
 
 ## Why it matters
 

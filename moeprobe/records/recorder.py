@@ -31,7 +31,8 @@ class Recording:
 
     ``records`` holds one ``Record`` per router call, in the order of the calls (empty where a sink took them).
     ``routers`` are the facts of every router that fired; ``unread`` maps the path of every router that could not
-    be recorded to the reason. ``failure`` is set by whoever runs the model, if a forward pass failed.
+    be recorded to the reason. ``own_error`` is an exception of the recording itself, or of its sink, and not of
+    the model that it went through. ``failure`` is set by whoever runs the model, if a forward pass failed.
     """
 
     def __init__(self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False) -> None:
@@ -39,6 +40,7 @@ class Recording:
         self.records: list[Record] = []
         self.unread: dict[str, str] = {}
         self.failure: str | None = None
+        self.own_error: Exception | None = None
         self._sink = sink if sink is not None else self.records.append
         self._keep_inputs = keep_inputs
         self._gates: dict[str, Gate] = {}
@@ -130,11 +132,15 @@ class Recording:
             return
         self._fired[site.path] = self._fired.get(site.path, 0) + call.router_calls
         try:
-            gate = self._gate(site, call)
-        except ValueError as error:
-            self.unread[site.path] = str(error)
-            return
-        self._sink(self._record(gate, call))
+            try:
+                gate = self._gate(site, call)
+            except ValueError as error:
+                self.unread[site.path] = str(error)
+                return
+            self._sink(self._record(gate, call))
+        except Exception as error:
+            self.own_error = error
+            raise
 
     def _gate(self, site: Site, call: RouterCall) -> Gate:
         known = self._gates.get(site.path)

@@ -43,6 +43,8 @@ def run_probe(
                 model(**text_arguments(model, ids, mask), **_one_output(model))
                 flush()
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        if error is recording.own_error:
+            raise
         line = " ".join(str(error).split())[:200]
         if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
             raise CheckpointError(
