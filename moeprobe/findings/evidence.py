@@ -277,7 +277,11 @@ class Experiments(Plain):
 
 
 class Probe(Plain):
-    """What was read: documents, tokens by source, and how the texts were cut."""
+    """What was read: documents, tokens by source, and how the texts were cut.
+
+    ``digest`` stands for all token ids in their order: equal digests mean the same texts, cut alike, and token ids
+    that mean the same. None in results of versions that did not keep it.
+    """
 
     name: str
     documents: int
@@ -287,6 +291,7 @@ class Probe(Plain):
     tokens_by_source: dict[str, int]
     max_length: int
     truncated: int
+    digest: str | None = None
 
 
 class Evidence(Plain):
