@@ -5,7 +5,7 @@ has it at the same router, for the same cause, at least as severe, and for at le
 *new*. A finding of the baseline is *fixed* only if its detector really judged its router now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from moeprobe.errors import BaselineError
@@ -21,6 +21,10 @@ _FREE = {"name", "description", "model_types", "select", "ignore", "limits", "fa
 """What a recipe may change without another measurement."""
 _FREE_PROBE = {"texts", "batch_tokens"}
 """The texts are compared by their tokens, not by the name of their file; batches change nothing but rounding."""
+
+
+Limits = Mapping[str, Mapping[str, float]]
+"""By detector and name."""
 
 
 class Comparison(Plain):
@@ -92,8 +96,8 @@ def refuse_other_probe(baseline: "Result", probe: Probe) -> None:
         )
 
 
-def compare(baseline: "Result", checks: Sequence[Check], findings: Sequence[Finding], now: "Limits") -> Comparison:
-    """Split findings into new, known and fixed; ``now`` are the limits that they were judged by."""
+def compare(baseline: "Result", checks: Sequence[Check], findings: Sequence[Finding], limits: Limits) -> Comparison:
+    """Split findings into new, known and fixed; ``limits`` are those that they were judged by."""
     before: dict[tuple[str, str | None, str], list[Finding]] = {}
     for finding in baseline.findings:
         before.setdefault(_fault(finding), []).append(finding)
@@ -121,11 +125,8 @@ def compare(baseline: "Result", checks: Sequence[Check], findings: Sequence[Find
         fixed=[one for one in gone if (one.detector, one.router) in judged],
         unjudged=[one for one in gone if (one.detector, one.router) not in judged],
         lost=sorted(failed & before_judged, key=str),
-        remarks=_remarks(baseline, checks, [f for f in findings if f.fingerprint in new], before_judged, now),
+        remarks=_remarks(baseline, checks, [f for f in findings if f.fingerprint in new], before_judged, limits),
     )
-
-
-Limits = dict[str, dict[str, float]]
 
 
 def _measured(recipe: dict[str, object]) -> dict[str, object]:

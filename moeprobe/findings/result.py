@@ -144,6 +144,19 @@ class Result(Plain):
             raise _no_result(path, f"{place} is missing or of the wrong kind") from error
 
 
+def load_baseline(given: "str | os.PathLike[str] | Result | None") -> Result | None:
+    """Read the result that findings are held against: a file, the folder of an analysis, or a Result as it is.
+
+    Raises:
+        OutputError: it cannot be read, or is no result of this version.
+
+    """
+    if given is None or isinstance(given, Result):
+        return given
+    path = Path(given).expanduser()
+    return Result.load(path / "result.json" if path.is_dir() else path)
+
+
 def _no_result(path: str | os.PathLike[str], why: str) -> OutputError:
     return OutputError(
         f"{path} does not hold a moeprobe result that can be read: {why}; make it again with `moeprobe analyze`."
