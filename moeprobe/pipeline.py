@@ -109,9 +109,9 @@ def analyze(
     )
     vocabulary = int(live.get_input_embeddings().weight.shape[0])
     batches = make_batches(documents, reader, recipe.probe, vocabulary)
-    probe = batches.facts(recipe.probe.texts)
+    read = batches.facts(recipe.probe.texts)
     if before is not None:
-        refuse_other_probe(before, probe)
+        refuse_other_probe(before, read)
 
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([d.source for d in batches.documents], token_ids, recipe.seed)
@@ -147,7 +147,7 @@ def analyze(
             for gate in gates
         ],
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
-        probe=probe if ran else None,
+        probe=read if ran else None,
     )
     judgement = judge(evidence, detectors, effective)
     if not ran and not judgement.findings:

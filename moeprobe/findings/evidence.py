@@ -277,11 +277,7 @@ class Experiments(Plain):
 
 
 class Probe(Plain):
-    """What was read: documents, tokens by source, and how the texts were cut.
-
-    ``digest`` stands for all token ids in their order: equal digests mean the same texts, cut alike, and token ids
-    that mean the same. None in results of versions that did not keep it.
-    """
+    """What was read: documents, tokens by source, how the texts were cut, a digest of all token ids in order."""
 
     name: str
     documents: int
