@@ -15,6 +15,7 @@ The nearest one from the working directory upwards counts. ``select`` and ``igno
 a lower one; limits are merged one by one.
 """
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ def find_policy(start: Path) -> PolicyFile | None:
     """Find the policy file nearest to a folder, upwards; a pyproject.toml without a [tool.moeprobe] is passed by.
 
     Raises:
-        OptionError: it cannot be read, is not valid TOML, or has an unknown key or a value of the wrong kind.
+        OptionError: it cannot be read, is not valid TOML, or has an unknown key or a value of the wrong kind; or a
+            table is named almost like moeprobe's.
 
     """
     for folder in (start, *start.parents):
@@ -180,7 +182,11 @@ def _toml(path: Path) -> dict[str, object]:
 def _table(path: Path) -> object | None:
     """The [tool.moeprobe] table, None where there is none."""
     tool = _toml(path).get("tool")
-    return tool.get("moeprobe") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict):
+        return None
+    if "moeprobe" not in tool and (near := difflib.get_close_matches("moeprobe", list(tool), n=1, cutoff=0.85)):
+        raise OptionError(f"{path} has a [tool.{near[0]}], which no policy is read from; write [tool.moeprobe].")
+    return tool.get("moeprobe")
 
 
 def _policy(data: object, path: Path, prefix: str = "") -> Policy:

@@ -113,6 +113,9 @@ def test_a_mistake_in_a_pyproject_names_the_table(tmp_path: Path) -> None:
     policy(tmp_path, '[tool.moeprobe]\nbase-line = "x"\n', "pyproject.toml")
     with pytest.raises(OptionError, match=r"tool\.moeprobe\.base-line is not a known key \(did you mean 'baseline'"):
         find_policy(tmp_path)
+    policy(tmp_path, "[tool.moe-probe]\nrecipe = 3\n", "pyproject.toml")
+    with pytest.raises(OptionError, match=r"has a \[tool\.moe-probe\], which no policy is read from"):
+        find_policy(tmp_path)
     policy(tmp_path, "[tool]\nmoeprobe = 3\n", "pyproject.toml")
     with pytest.raises(OptionError, match=r"tool\.moeprobe must be a table"):
         find_policy(tmp_path)

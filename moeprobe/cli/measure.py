@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +84,13 @@ def check_names(
 
     tries: list[tuple[tuple[str | int, ...], Callable[[], object]]] = []
     for key, words in (("select", select), ("ignore", ignore)):
-        tries += [((key, place), lambda word=word: find(word)) for place, word in enumerate(words)]  # type: ignore[misc]
+        tries += [((key, place), partial(find, word)) for place, word in enumerate(words)]
     for name, values in limits.items():
+        tries.append((("limits", name), partial(resolve_limits, {name: {}})))
         tries += [
-            (("limits", name, limit), lambda one={name: {limit: value}}: resolve_limits(one))  # type: ignore[misc]
+            (("limits", name, limit), partial(resolve_limits, {name: {limit: value}}))
             for limit, value in values.items()
         ]
-        tries.append((("limits", name), lambda one={name: {}}: resolve_limits(one)))  # type: ignore[misc]
     for place, attempt in tries:
         try:
             attempt()
