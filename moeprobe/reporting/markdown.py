@@ -1,6 +1,7 @@
 """The report as Markdown: its parts, in the order in which a reader wants them."""
 
 from moeprobe.findings.result import Result
+from moeprobe.reporting.against import against
 from moeprobe.reporting.appendix import tables
 from moeprobe.reporting.blocks import findings
 from moeprobe.reporting.escape import code, inline
@@ -12,11 +13,15 @@ from moeprobe.reporting.tables import joined
 from moeprobe.reporting.verdict import subject, verdict
 
 
-def render(result: Result) -> str:
-    """Write the whole report as GitHub Markdown; its figures are ``figures/*.svg``, see ``write_report``."""
-    drawn = pictures(result)
+def render(result: Result, *, figures: bool = True) -> str:
+    """Write the whole report as GitHub Markdown.
+
+    Its figures are ``figures/*.svg``, see ``write_report``; without ``figures`` it stands alone, in one file.
+    """
+    drawn = pictures(result) if figures else {}
     parts = [
         findings(result, drawn),
+        against(result),
         glance(result, drawn),
         evidence(result),
         unchecked(result),

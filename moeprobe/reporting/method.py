@@ -34,8 +34,28 @@ def method(result: Result) -> str:
         _texts(probe) if probe else "No texts were read: nothing ran through the model.",
         _loss(result),
         joined("To repeat it:", fence(ran.command, "console")),
+        folded("Settings, and where each came from", _settings(result)),
         folded("Recipe", fence(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml")),
     )
+
+
+def _settings(result: Result) -> str:
+    return table(
+        [
+            {
+                "setting": code(one.name),
+                "value": _value(one.value),
+                "from": inline(one.origin),
+            }
+            for one in result.settings
+        ]
+    )
+
+
+def _value(value: str | int | float | list[str] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(code, value)) or MISSING
+    return code(value) if isinstance(value, str) else number(value)
 
 
 def _texts(probe: Probe) -> str:
