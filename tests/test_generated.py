@@ -14,7 +14,8 @@ from moeprobe.errors import MoeprobeError
 from moeprobe.findings.result import Result
 from moeprobe.recipe import recipe_names
 from moeprobe.reporting.figures import pictures
-from moeprobe.reporting.markdown import render
+from moeprobe.reporting.markdown import write
+from moeprobe.reporting.report import report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ def test_gallery(sample: str) -> None:
     folder = ROOT / "reports/gallery" / sample
     result = Result.load(folder / "result.json")
     hint = "run python scripts/gallery.py"
-    assert (folder / "report.md").read_text(encoding="utf-8") == render(result), hint
+    assert (folder / "report.md").read_text(encoding="utf-8") == write(report(result)), hint
     drawn = {f"{p.name}.svg": p.draw() for p in pictures(result).values()}
     assert {p.name: p.read_text(encoding="utf-8") for p in (folder / "figures").iterdir()} == drawn, hint
 

@@ -9,9 +9,9 @@ from tabulate import tabulate
 from moeprobe.findings.result import Result
 from moeprobe.findings.router import Router
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import plain
 from moeprobe.reporting.grouping import Group, notes, problems
 from moeprobe.reporting.routers import bias_rows, router_rows
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.verdict import subject, verdict
 from moeprobe.reporting.words import plural
 
