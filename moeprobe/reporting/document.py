@@ -4,7 +4,7 @@ Every ``str`` in a block is a marked text (see ``text.py``), never Markdown nor 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moeprobe.reporting.canvas import Picture
@@ -122,3 +122,21 @@ def grid(values: Sequence[float | int | None], width: int = 8) -> Document:
 def folded(summary: str, body: Document) -> Document:
     """Fold a part; nothing where ``body`` is empty."""
     return (Folded(summary, body),) if body else ()
+
+
+def with_figures(document: Document, rule: Callable[[Figure], Document]) -> Document:
+    """Replace every figure, in folded parts too, by what ``rule`` makes of it."""
+    made: list[Block] = []
+    for block in document:
+        if isinstance(block, Figure):
+            made += rule(block)
+        elif isinstance(block, Folded):
+            made.append(Folded(block.summary, with_figures(block.body, rule)))
+        else:
+            made.append(block)
+    return tuple(made)
+
+
+def without_figures(document: Document) -> Document:
+    """Leave the figures out; their tables stay."""
+    return with_figures(document, lambda _: ())

@@ -88,7 +88,9 @@ def _curve(group: Group, result: Result) -> ScaleCurve | None:
     curves = result.evidence.experiments.scale if result.evidence.experiments else []
     worst = group.worst
     for curve in curves:
-        if curve.router == worst.router and worst.measured in (curve.best, curve.gain) and curve.points:
+        # Not "in", which takes a NaN for equal to itself until it was saved.
+        measured = curve.best == worst.measured or curve.gain == worst.measured
+        if curve.router == worst.router and measured and curve.points:
             return curve
     return None
 

@@ -6,7 +6,18 @@ from html import escape
 
 from moeprobe.findings.result import Result
 from moeprobe.findings.verdict import Verdict
-from moeprobe.reporting.document import Block, Bullets, Document, Figure, Folded, Heading, Listing, Paragraph, Table
+from moeprobe.reporting.document import (
+    Block,
+    Bullets,
+    Document,
+    Figure,
+    Folded,
+    Heading,
+    Listing,
+    Paragraph,
+    Table,
+    without_figures,
+)
 from moeprobe.reporting.report import report
 from moeprobe.reporting.text import Piece, bare, lines, pieces
 
@@ -25,15 +36,6 @@ def render(result: Result, judged: Verdict | None = None) -> str:
 def write(document: Document) -> str:
     """Write blocks as Markdown; a figure is a reference to ``figures/<name>.svg``."""
     return "\n\n".join(_written(block) for block in document) + "\n"
-
-
-def without_figures(document: Document) -> Document:
-    """Leave the figures out, in folded parts too."""
-    return tuple(
-        Folded(block.summary, without_figures(block.body)) if isinstance(block, Folded) else block
-        for block in document
-        if not isinstance(block, Figure)
-    )
 
 
 def text(marked: str) -> str:

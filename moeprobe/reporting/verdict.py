@@ -48,11 +48,6 @@ def _problems(groups: Sequence[Group], routers: int) -> str:
 
 
 def judgement(judged: Verdict) -> str:
-    """``Check failed: 2 findings at or above error, 1 of them new.``"""
-    if judged.exit_code not in (EXIT_CLEAN, EXIT_FINDINGS):
-        return "Check could not be done."
-    at = f"at or above {judged.fail_on}"
-    new = " that the baseline does not have" if judged.new is not None else ""
-    if not judged.failing:
-        return f"Check passed: no finding {at}{new}."
-    return f"Check failed: {plural(len(judged.failing), 'finding')} {at}{new}."
+    """``Check failed: 2 new findings of severity error.``"""
+    outcome = {EXIT_CLEAN: "passed", EXIT_FINDINGS: "failed"}.get(judged.exit_code, "could not be done")
+    return f"Check {outcome}: {plain(judged.reason).rstrip('.')}."
