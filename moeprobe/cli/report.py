@@ -41,6 +41,6 @@ def command(result: str, name: str | None, output: str | None) -> None:
     name = name or _ENDINGS.get(target.suffix.lower() if target else "", "text")
     written = render(Result.load(source), name)
     if target is None:
-        click.get_binary_stream("stdout").write(written.encode())
+        click.echo(written.encode(), nl=False)
     else:
         write_text(target, written)
