@@ -38,7 +38,7 @@ def render(result: Result, judged: Verdict | None = None) -> str:
     suite.add_testcases(_cases(result, judged))
     whole = JUnitXml("moeprobe")
     whole.add_testsuite(suite)
-    whole.update_statistics()
+    whole.update_statistics()  # type: ignore[no-untyped-call]
     if math.isfinite(result.environment.seconds):  # of all cases together; none has a time of its own
         suite.time = whole.time = result.environment.seconds
     written = io.BytesIO()
