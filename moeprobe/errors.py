@@ -2,6 +2,7 @@
 
     MoeprobeError                 base; the command line prints its sentence and exits with 2
     |-- OptionError               an unknown or contradictory option, detector, recipe or limit
+    |-- BaselineError             a baseline that cannot be compared with this analysis
     |-- CheckpointError           the folder or hub id cannot be used
     |   |-- NotFoundError         no such path or hub id, or the hub cannot be reached
     |   |-- IncompleteError       no config, no weights, a missing shard, a truncated file, no tokenizer
@@ -30,6 +31,10 @@ class MoeprobeError(Exception):
 
 class OptionError(MoeprobeError):
     """An option, detector, recipe or limit that does not exist or contradicts another."""
+
+
+class BaselineError(MoeprobeError):
+    """The baseline was measured in another way, or on another kind of model."""
 
 
 class CheckpointError(MoeprobeError):

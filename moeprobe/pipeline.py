@@ -1,7 +1,7 @@
 """The story on one screen: open -> find -> record -> summarise -> judge -> Result."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +18,9 @@ from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.errors import CheckpointError, NotMoEError, OptionError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.run import run_experiments
+from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse_other_probe
 from moeprobe.findings.evidence import Evidence, Experiments, RouterEvidence
-from moeprobe.findings.result import Result, Unchecked
+from moeprobe.findings.result import Result, Unchecked, load_baseline
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
@@ -51,6 +52,7 @@ def analyze(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     limits: Mapping[str, Mapping[str, float]] | None = None,
+    baseline: str | Path | Result | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device_map: str | None = None,
@@ -69,6 +71,7 @@ def analyze(
         max_tokens: tokens of text to read instead of the recipe's.
         select, ignore: detectors by name, code or prefix.
         limits: detector name -> limit name -> value.
+        baseline: an earlier result (a result.json or its folder) that the findings are held against.
         revision: branch, tag or commit of a hub checkpoint.
         dtype, device_map: as in transformers.
         trust_remote_code: run the model code that comes with the checkpoint. Dangerous.
@@ -91,14 +94,24 @@ def analyze(
     )
     detectors = choose(recipe.select, recipe.ignore)
     effective = resolve_limits(recipe.limits)
+    before = load_baseline(baseline)
+
+    def suits(model_type: str) -> None:
+        recipe.refuse_other_model(model_type)
+        if before is not None:
+            refuse_other_measurement(before, model_type, recipe)
+
     documents = load_documents(recipe.probe.texts)
     bars = Progress(progress)
 
     checkpoint, live, reader, missing = _open(
-        model, tokenizer, revision, dtype, device_map, trust_remote_code, progress
+        model, tokenizer, revision, dtype, device_map, trust_remote_code, progress, suits
     )
     vocabulary = int(live.get_input_embeddings().weight.shape[0])
     batches = make_batches(documents, reader, recipe.probe, vocabulary)
+    read = batches.facts(recipe.probe.texts)
+    if before is not None:
+        refuse_other_probe(before, read)
 
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([d.source for d in batches.documents], token_ids, recipe.seed)
@@ -134,13 +147,14 @@ def analyze(
             for gate in gates
         ],
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
-        probe=batches.facts(recipe.probe.texts) if ran else None,
+        probe=read if ran else None,
     )
     judgement = judge(evidence, detectors, effective)
     if not ran and not judgement.findings:
         raise CheckpointError(
             f"Nothing could be checked: {recording.failure}, and the weights alone show no fault in the routers."
         )
+    bars_used = {name: dict(limit) for name, limit in effective.items()}
     return Result(
         model=describe_model(checkpoint, live, [site.router for site in recording.sites]),
         evidence=evidence,
@@ -148,8 +162,9 @@ def analyze(
         findings=judgement.findings,
         not_checked=_not_checked(recording, missing, recipe),
         recipe=recipe.model_dump(),
-        limits={name: dict(limit) for name, limit in effective.items()},
+        limits=bars_used,
         environment=describe_environment(live, command, datetime.fromtimestamp(started, UTC), time.time() - started),
+        baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
     )
 
 
@@ -161,19 +176,28 @@ def _open(
     device_map: str | None,
     trust_remote_code: bool,
     progress: bool,
+    suits: Callable[[str], None],
 ) -> "tuple[Checkpoint | None, PreTrainedModel, PreTrainedTokenizerBase, list[str]]":
-    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, missing biases."""
+    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, missing biases.
+
+    ``suits`` raises for a model type that cannot be analysed as asked; it is called before weights are read.
+    """
     if not isinstance(model, str | Path):
         if tokenizer is None or isinstance(tokenizer, str):
             raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
+        suits(str(model.config.model_type))
         return None, model.eval(), tokenizer, []
+
+    def look_first(opened: Checkpoint) -> None:
+        _refuse_dense(opened, trust_remote_code=trust_remote_code)
+        suits(opened.model_type)
 
     checkpoint = open_checkpoint(
         model,
         revision=revision,
         trust_remote_code=trust_remote_code,
         tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
+        before_weights=look_first,
     )
     reader = (
         load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)

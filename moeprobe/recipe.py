@@ -3,12 +3,15 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moeprobe.errors import OptionError
+from moeprobe.yaml_source import YamlSource, read_yaml
+
+FailOn = Literal["error", "warning"]
+"""Severities that a check can fail at; an info never fails."""
 
 
 class _Part(BaseModel):
@@ -62,17 +65,44 @@ class Recipe(_Part):
 
     ``select`` and ``ignore`` name detectors by name, code or prefix of either. ``limits`` maps a detector's
     name to the limits that it shall use instead of its defaults. ``seed`` drives the noise and the shuffles.
+    ``fail_on`` is the least severity that fails a check. ``model_types`` are those (of config.json) that the recipe
+    was made for; it is refused for any other. None named: it suits all.
     """
 
     name: str
     description: str = ""
+    model_types: list[str] = []
     probe: ProbeRecipe = ProbeRecipe()
     scale: ScaleRecipe = ScaleRecipe()
     choice: ChoiceRecipe = ChoiceRecipe()
     select: list[str] = []
     ignore: list[str] = []
     limits: dict[str, dict[str, float]] = {}
+    fail_on: FailOn = "error"
     seed: int = 0
+
+    def refuse_other_model(self, model_type: str) -> None:
+        """Do nothing for a model that the recipe was made for.
+
+        Raises:
+            OptionError: it was made for other models, so what it leaves out could hide a fault here.
+
+        """
+        if self.model_types and model_type not in self.model_types:
+            raise OptionError(
+                f"The recipe {self.name} is made for {' and '.join(self.model_types)}, and this model is of type "
+                f"{model_type}; choose another one (`moeprobe recipe list`), or full."
+            )
+
+
+class RecipeFile(Recipe):
+    """A recipe as it stands in a file. ``include`` names recipes (built-in, or files relative to this one).
+
+    Their values are taken first, in their order, and this file's own values over them: mappings are merged,
+    lists and single values replaced. Name, description and model types are always the file's own.
+    """
+
+    include: str | list[str] = []
 
 
 def recipe_folder() -> Path:
@@ -86,48 +116,100 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-def load_recipe(name: str) -> Recipe:
-    """Read a recipe by its name or from a YAML file.
+def recipe_path(name: str, beside: Path | None = None) -> Path:
+    """The file of a recipe: a built-in name, or a YAML file (relative to the folder ``beside``, if given).
 
     Raises:
-        OptionError: there is no such recipe, or it is not valid; the message says which key is wrong.
+        OptionError: it is neither.
 
     """
     known = recipe_names()
     if name in known:
-        path = recipe_folder() / f"{name}.yaml"
-    elif name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        hint = suggestion(name, known)
-        raise OptionError(f"Unknown recipe {name!r}{hint}; known are {', '.join(known)}, or give a .yaml file.")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"The recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    return parse_recipe(data, str(path))
+        return recipe_folder() / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        return beside / path if beside else path
+    raise OptionError(
+        f"Unknown recipe {name!r}{suggestion(name, known)}; known are {', '.join(known)}, or give a .yaml file."
+    )
 
 
-def parse_recipe(data: Any, source: str) -> Recipe:
-    """Check a recipe that was read from ``source``.
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by its name or from a YAML file, with all that it includes.
+
+    Raises:
+        OptionError: there is no such recipe, or it is not valid; the message says which file, line and key is wrong.
+
+    """
+    return Recipe.model_validate(_merged(recipe_path(name), ()))
+
+
+def _merged(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file over those that it includes; ``including`` are the files on the way to it."""
+    here = path.resolve()
+    if here in including:
+        chain = " -> ".join(one.name for one in (*including[including.index(here) :], here))
+        raise OptionError(f"The recipe {path} includes itself ({chain}); take one of these includes out.")
+    source = read_yaml(path)
+    file = parse_recipe(source)
+    merged: dict[str, Any] = {}
+    for place, name in enumerate([file.include] if isinstance(file.include, str) else file.include):
+        try:
+            included = recipe_path(name, path.parent)
+        except OptionError as error:
+            raise OptionError(f"{source.where(('include', place))}: {error}") from error
+        merged = _over(merged, _merged(included, (*including, here)))
+    return _over(merged, {key: value for key, value in source.data.items() if key != "include"}, _OWN)
+
+
+_OWN = ("name", "description", "model_types")
+"""What a recipe says about itself; it is not taken over from an included one."""
+
+
+def _over(below: dict[str, Any], above: dict[str, Any], own: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Mappings are merged at every depth; of anything else the later one wins."""
+    merged = {key: value for key, value in below.items() if key not in own}
+    for key, value in above.items():
+        before = merged.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        merged[key] = _over(before, value) if both and before else value
+    return merged
+
+
+def parse_recipe(source: YamlSource) -> RecipeFile:
+    """Check the values of one file.
 
     Raises:
         OptionError: a key is unknown or a value is of the wrong kind.
 
     """
-    if not isinstance(data, dict):
-        raise OptionError(f"The recipe {source} must be a mapping of keys to values.")
+    if not isinstance(source.data, dict):
+        raise OptionError(f"The recipe {source.path} must be a mapping of keys to values.")
     try:
-        return Recipe.model_validate(data)
+        return RecipeFile.model_validate(source.data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = [key for part in (Recipe, ProbeRecipe, ScaleRecipe, ChoiceRecipe) for key in part.model_fields]
-        hint = suggestion(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
-        problem = "is not a known key" if first["type"] == "extra_forbidden" else first["msg"].lower()
-        raise OptionError(f"The recipe {source} is not valid: {key} {problem}{hint}.") from error
+        place, problem = first_problem(error, RecipeFile)
+        raise OptionError(f"The recipe {source.where(place)} is not valid: {problem}.") from error
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
+    """Where pydantic's first complaint is, and what it says; an unknown key gets the nearest known one."""
+    first = error.errors()[0]
+    place = first["loc"]
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        return place, f"{key} is not a known key{suggestion(str(place[-1]), _keys(model, place[:-1]))}"
+    return place, f"{key}: {first['msg'].lower()}"
+
+
+def _keys(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """The keys that a part of a model knows."""
+    for step in place:
+        found = model.model_fields[str(step)].annotation if str(step) in model.model_fields else None
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            return []
+        model = found
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def suggestion(word: str, known: list[str]) -> str:
@@ -157,4 +239,9 @@ def adapt(
         "ignore": list(ignore) or recipe.ignore,
         "limits": merged,
     }
-    return parse_recipe(data, recipe.name)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise OptionError(
+            f"This is not possible with the recipe {recipe.name}: {first_problem(error, Recipe)[1]}."
+        ) from error

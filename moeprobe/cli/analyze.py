@@ -1,13 +1,16 @@
 """``moeprobe analyze MODEL``: measure a checkpoint's routing and write a report."""
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, parse_limits, split
+from moeprobe.cli.options import analysis_options, loading_options
+
+if TYPE_CHECKING:
+    from moeprobe.settings import Settings
+
+_SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "baseline")
 
 
 @click.command("analyze")
@@ -22,19 +25,19 @@ def command(model: str, output: str | None, **options: Any) -> None:
     Writes report.md, figures/ and result.json. Exits 0 when the analysis was completed, whatever it found,
     and 2 when it could not be done.
     """
+    from moeprobe.cli.measure import settle
+
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
-    run_analysis(model, folder, **options)
+    settings = settle(**{name: options.pop(name) for name in _SETTINGS})
+    run_analysis(model, folder, settings, **options)
 
 
 def run_analysis(
     model: str,
     folder: Path,
+    settings: "Settings",
     *,
-    select: tuple[str, ...] = (),
-    ignore: tuple[str, ...] = (),
-    limit: tuple[str, ...] = (),
     save_records: bool = False,
-    quiet: bool = False,
     shown_as: str | None = None,
     **options: Any,
 ) -> None:
@@ -42,24 +45,15 @@ def run_analysis(
 
     ``shown_as`` replaces the source in the report, where the folder that was read is a temporary one.
     """
+    from moeprobe.cli.measure import measure
     from moeprobe.reporting.write import check_writable
 
     # A mistake in the output folder must not cost an hour of probing.
     check_writable(folder)
-    from moeprobe.pipeline import analyze
     from moeprobe.reporting.terminal import summary
     from moeprobe.reporting.write import write_report
 
-    result = analyze(
-        model,
-        select=split(select),
-        ignore=split(ignore),
-        limits=parse_limits(limit),
-        save_records=folder / "records" if save_records else None,
-        progress=not quiet and sys.stderr.isatty(),
-        command=shlex.join(["moeprobe", *sys.argv[1:]]),
-        **options,
-    )
+    result = measure(model, settings, save_records=folder / "records" if save_records else None, **options)
     if shown_as is not None:
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": shown_as})})
     report = write_report(result, folder)

@@ -19,14 +19,17 @@ def command(fault: str | None, output: str | None, quiet: bool) -> None:
     """
     from moeprobe.cli.analyze import run_analysis
     from moeprobe.demo.catalogue import checkpoint_folder
+    from moeprobe.settings import CommandLine, resolve
 
     folder = Path(output) if output else Path("reports") / ("demo" if fault is None else f"demo-{fault}")
+    settings = resolve(CommandLine(), None)  # no policy file: the demo shows the same everywhere
     if fault is None:
-        run_analysis(str(checkpoint_folder()), folder, quiet=quiet, shown_as="the bundled checkpoint")
+        run_analysis(str(checkpoint_folder()), folder, settings, quiet=quiet, shown_as="the bundled checkpoint")
         return
     from moeprobe.demo.faults import plant
 
     with tempfile.TemporaryDirectory(prefix="moeprobe-") as temporary:
         target = Path(temporary) / f"tiny-deepseek-v4-{fault}"
         click.echo(f"Planted: {plant(fault, checkpoint_folder(), target)}")
-        run_analysis(str(target), folder, quiet=quiet, shown_as=f"the bundled checkpoint with a planted fault: {fault}")
+        told = f"the bundled checkpoint with a planted fault: {fault}"
+        run_analysis(str(target), folder, settings, quiet=quiet, shown_as=told)

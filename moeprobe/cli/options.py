@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from moeprobe.errors import OptionError
+from moeprobe.reporting.formats import FORMAT_NAMES
 
 _Command = Callable[..., Any]
 
@@ -33,13 +34,31 @@ def analysis_options(command: _Command) -> _Command:
     """What is run: recipe, texts, detectors, limits."""
     for option in reversed(
         [
-            click.option("--recipe", default="full", show_default=True, help="Name of a recipe, or a YAML file."),
+            click.option("--recipe", help="Name of a recipe, or a YAML file. [default: full]"),
             click.option("--probe", help="Your own texts: a text file, a folder, JSONL, or hub:org/name."),
             click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
             click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read."),
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
             click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),
+            click.option("--baseline", type=click.Path(), help="result.json that findings are held against."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def output_options(command: _Command) -> _Command:
+    """In which formats the result is given, and where to."""
+    for option in reversed(
+        [
+            click.option(
+                "--output-format",
+                multiple=True,
+                type=click.Choice(FORMAT_NAMES),
+                help="Print this format; may be repeated. [default: text]",
+            ),
+            click.option("--output", multiple=True, metavar="FORMAT=FILE", help="Write a file as well: junit=out.xml."),
         ]
     ):
         command = option(command)

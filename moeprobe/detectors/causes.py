@@ -20,7 +20,7 @@ from moeprobe.detectors import (
     sqrt_nan,
 )
 from moeprobe.findings.evidence import Evidence
-from moeprobe.findings.finding import SEVERITIES, Finding
+from moeprobe.findings.finding import SEVERITIES, WHOLE_MODEL, Finding
 
 Explains = Callable[[Finding, Finding, dict[str | None, int]], bool]
 
@@ -55,7 +55,7 @@ def _follow(found: Finding, root: Finding) -> Finding:
         return found
     as_severe = SEVERITIES.index(root.severity) <= SEVERITIES.index(found.severity)
     severity = "info" if as_severe else found.severity
-    return found.model_copy(update={"follows": root.router, "severity": severity})
+    return found.model_copy(update={"follows": root.router or WHOLE_MODEL, "severity": severity})
 
 
 def _explains(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:

@@ -277,7 +277,7 @@ class Experiments(Plain):
 
 
 class Probe(Plain):
-    """What was read: documents, tokens by source, and how the texts were cut."""
+    """What was read: documents, tokens by source, how the texts were cut, a digest of all token ids in order."""
 
     name: str
     documents: int
@@ -287,6 +287,7 @@ class Probe(Plain):
     tokens_by_source: dict[str, int]
     max_length: int
     truncated: int
+    digest: str | None = None
 
 
 class Evidence(Plain):

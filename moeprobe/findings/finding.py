@@ -1,9 +1,9 @@
 """Finding: one thing that is wrong, and Check: one detector on one router."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import computed_field
+from pydantic import computed_field, model_validator
 
 from moeprobe.findings.plain import Plain
 
@@ -13,13 +13,18 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 VerdictName = Literal["clean", "finding", "skipped", "failed"]
 
+WHOLE_MODEL = ""
+"""What ``follows`` holds for a finding about the whole model: the empty path, as in torch's ``named_modules``."""
+
 
 class Finding(Plain):
     """One finding of one detector at one router (or at the whole model: ``router`` None).
 
     ``measured`` is the value of ``quantity``, ``limit`` the bar it crossed and ``limit_name`` the setting that
     moves the bar, e.g. ``flat-scores.std_error``; both are None where the fault is exact (a NaN, a zero row).
-    ``follows`` names the router whose finding caused this one.
+    ``follows`` is the path of the router whose finding caused this one, ``WHOLE_MODEL`` where that finding is
+    about the whole model, and None for a root cause. ``experts`` are all that are concerned; none are named where
+    the fault concerns the router as a whole.
     """
 
     detector: str
@@ -40,9 +45,15 @@ class Finding(Plain):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def fingerprint(self) -> str:
-        """Identity across runs: detector, router, cause and experts, never numbers."""
+        """Identity across runs: detector, router, cause (a fixed phrase of the detector) and experts, never numbers."""
         key = "|".join([self.detector, self.router or "", self.cause, ",".join(map(str, self.experts))])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_fingerprint(cls, data: Any) -> Any:
+        """Drop the fingerprint of a saved finding: it is made again from the finding itself."""
+        return {key: value for key, value in data.items() if key != "fingerprint"} if isinstance(data, dict) else data
 
 
 class Check(Plain):

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from moeprobe.errors import OutputError
+from moeprobe.findings.baseline import Comparison
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, Check, Finding, VerdictName
 from moeprobe.findings.plain import Plain
+from moeprobe.recipe import FailOn
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -39,6 +41,18 @@ class Unchecked(Plain):
     why: str
 
 
+class Setting(Plain):
+    """One effective setting, and where it came from.
+
+    ``origin`` is ``command line``, the name of the policy file, ``recipe NAME`` or ``default``. ``value`` is None
+    where nothing is set.
+    """
+
+    name: str
+    value: str | int | float | list[str] | None
+    origin: str
+
+
 class Environment(Plain):
     """What ran: versions, device, command and the moment (UTC, ISO 8601)."""
 
@@ -55,7 +69,11 @@ class Environment(Plain):
 
 
 class Result(Plain):
-    """One analysis. ``checks`` has one entry per detector and router, ``findings`` are sorted worst first."""
+    """One analysis. ``checks`` has one entry per detector and router, ``findings`` are sorted worst first.
+
+    ``settings`` say what the command line, the policy file and the recipe came to; an analysis from Python has
+    none, its recipe is all that it was given. ``baseline`` is how the findings stand to an earlier result.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: Model
@@ -66,6 +84,8 @@ class Result(Plain):
     recipe: dict[str, Any]
     limits: dict[str, dict[str, float]]
     environment: Environment
+    settings: list[Setting] = []
+    baseline: Comparison | None = None
 
     @property
     def worst(self) -> str | None:
@@ -77,6 +97,13 @@ class Result(Plain):
     def problems(self) -> list[Finding]:
         """Findings that need eyes: errors and warnings."""
         return [finding for finding in self.findings if finding.severity != "info"]
+
+    @property
+    def fail_on(self) -> FailOn:
+        """The least severity that fails a check."""
+        said = {setting.name: setting.value for setting in self.settings}
+        value = said.get("fail-on", self.recipe.get("fail_on"))
+        return "warning" if value == "warning" else "error"
 
     def count(self, verdict: VerdictName) -> int:
         """Number of checks with this verdict."""
@@ -101,16 +128,39 @@ class Result(Plain):
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            for finding in data.get("findings", []):
-                finding.pop("fingerprint", None)
-            return cls.model_validate(data)
         except OSError as error:
             raise OutputError(f"Cannot read {path}: {error.strerror}. Give the result.json of an analysis.") from error
-        except (ValueError, AttributeError, ValidationError) as error:
-            raise OutputError(
-                f"{path} does not hold a moeprobe result of schema version {SCHEMA_VERSION}; "
-                "make it again with `moeprobe analyze`."
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise _no_result(path, "it is not JSON, or was cut off while it was written") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version is None:
+            raise _no_result(path, "it is some other JSON file")
+        if version != SCHEMA_VERSION:
+            raise _no_result(path, f"it has schema version {version!r}, and this moeprobe reads {SCHEMA_VERSION}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise _no_result(path, f"{place} is missing or of the wrong kind") from error
+
+
+def load_baseline(given: "str | os.PathLike[str] | Result | None") -> Result | None:
+    """Read the result that findings are held against: a file, the folder of an analysis, or a Result as it is.
+
+    Raises:
+        OutputError: it cannot be read, or is no result of this version.
+
+    """
+    if given is None or isinstance(given, Result):
+        return given
+    path = Path(given).expanduser()
+    return Result.load(path / "result.json" if path.is_dir() else path)
+
+
+def _no_result(path: str | os.PathLike[str], why: str) -> OutputError:
+    return OutputError(
+        f"{path} does not hold a moeprobe result that can be read: {why}; make it again with `moeprobe analyze`."
+    )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -133,7 +183,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         temporary.replace(target)
     except OSError as error:
         raise OutputError(
-            f"Cannot write {target}: {error.strerror or error}. Choose another folder with -o, or make room."
+            f"Cannot write {target}: {error.strerror or error}. Choose another folder, or make room."
         ) from error
     finally:
         if temporary is not None:

@@ -1,5 +1,6 @@
 """Batches: documents taken in turn from every source, tokenised, packed by length, padded on the right."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -103,7 +104,15 @@ class Batches:
             tokens_by_source=self.tokens_by_source,
             max_length=self.recipe.max_length,
             truncated=self.truncated,
+            digest=self._digest(),
         )
+
+    def _digest(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over every document's token ids."""
+        hashed = hashlib.sha256()
+        for row in self._rows:
+            hashed.update((",".join(map(str, row.ids)) + "\n").encode())
+        return hashed.hexdigest()[:16]
 
 
 def make_batches(

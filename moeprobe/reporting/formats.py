@@ -10,9 +10,8 @@ from moeprobe.findings.verdict import Verdict
 
 def _text(result: Result, verdict: Verdict | None) -> str:
     from moeprobe.reporting.terminal import summary
-    from moeprobe.reporting.verdict import judgement
 
-    return summary(result) + (f"\n\n{judgement(verdict)}" if verdict else "") + "\n"
+    return summary(result, verdict=verdict) + "\n"
 
 
 def _json(result: Result, _verdict: Verdict | None) -> str:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moeprobe.findings.finding import SEVERITIES, Finding, Severity
+from moeprobe.findings.finding import SEVERITIES, WHOLE_MODEL, Finding, Severity
 from moeprobe.findings.result import Result
 
 
@@ -43,7 +43,7 @@ def problems(result: Result) -> list[Group]:
     roots = _grouped(
         one for one, home in zip(result.findings, homes, strict=True) if home is None and one.severity != "info"
     )
-    first = {one.router: place for place, group in reversed(list(enumerate(roots))) for one in group.findings}
+    first = {_place(one): place for place, group in reversed(list(enumerate(roots))) for one in group.findings}
     below: dict[int, list[Finding]] = defaultdict(list)
     for finding, home in zip(result.findings, homes, strict=True):
         if home is not None:
@@ -60,17 +60,22 @@ def notes(result: Result) -> list[Group]:
 
 
 def _homes(findings: list[Finding]) -> list[str | None]:
-    """Find the router of the problem at the start of each finding's chain, None where it is the start."""
-    starts = {one.router for one in findings if one.follows is None and one.severity != "info"}
-    chain = {one.router: one.follows for one in reversed(findings) if one.follows is not None}
+    """Find the place of the problem at the start of each finding's chain, None where it is the start itself."""
+    starts = {_place(one) for one in findings if one.follows is None and one.severity != "info"}
+    chain = {_place(one): one.follows for one in reversed(findings) if one.follows is not None}
     homes: list[str | None] = []
     for finding in findings:
-        router, seen = finding.follows, set[str]()
-        while router is not None and router not in starts and router not in seen:
-            seen.add(router)
-            router = chain.get(router)
-        homes.append(router if router in starts else None)
+        place, seen = finding.follows, set[str]()
+        while place is not None and place not in starts and place not in seen:
+            seen.add(place)
+            place = chain.get(place)
+        homes.append(place if place in starts else None)
     return homes
+
+
+def _place(finding: Finding) -> str:
+    """Give the path that the ``follows`` of a consequence would hold."""
+    return finding.router or WHOLE_MODEL
 
 
 def _grouped(findings: Iterable[Finding]) -> list[Group]:

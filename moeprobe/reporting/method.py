@@ -34,8 +34,21 @@ def method(result: Result) -> Document:
         _texts(probe) if probe else "No texts were read: nothing ran through the model.",
         _loss(result),
         joined("To repeat it:", Listing(ran.command, "console")),
+        folded("Settings, and where each came from", _settings(result)),
         folded("Recipe", (Listing(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml"),)),
     )
+
+
+def _settings(result: Result) -> Document:
+    return table(
+        [{"setting": code(one.name), "value": _value(one.value), "from": plain(one.origin)} for one in result.settings]
+    )
+
+
+def _value(value: str | int | float | list[str] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(code, value)) or MISSING
+    return code(value) if isinstance(value, str) else number(value)
 
 
 def _texts(probe: Probe) -> Document:

@@ -2,8 +2,8 @@
 
 from moeprobe.findings.result import Result
 from moeprobe.findings.verdict import Verdict
+from moeprobe.reporting.against import against
 from moeprobe.reporting.appendix import tables
-from moeprobe.reporting.baseline import against_baseline
 from moeprobe.reporting.blocks import findings
 from moeprobe.reporting.document import Document, Heading, joined
 from moeprobe.reporting.evidence import evidence, unchecked
@@ -36,5 +36,5 @@ def short(result: Result, judged: Verdict | None = None) -> Document:
         judgement(judged) if judged else "",
         " · ".join(about),
         findings(result, pictures(result)),
-        against_baseline(judged) if judged else (),
+        against(result),
     )

@@ -159,7 +159,7 @@ def _anchor(result: Result) -> str:
         words = shlex.split(result.environment.command)
     given = [after for word, after in pairwise(words) if word == "--recipe"]
     given += [word.partition("=")[2] for word in words if word.startswith("--recipe=")]
-    given += [setting.origin for setting in getattr(result, "settings", ())]
+    given += [setting.origin for setting in result.settings]
     for one in given:
         path = PurePosixPath(one)
         if path.suffix in (".yaml", ".yml", ".toml") and not path.is_absolute() and ".." not in path.parts:

@@ -6,30 +6,44 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from moeprobe.errors import EXIT_CLEAN, EXIT_FINDINGS, EXIT_NOT_CHECKED
 from moeprobe.findings.result import Result
 from moeprobe.findings.router import Router
+from moeprobe.findings.verdict import Verdict
+from moeprobe.reporting import against
 from moeprobe.reporting.depth import where
 from moeprobe.reporting.grouping import Group, notes, problems
 from moeprobe.reporting.routers import bias_rows, router_rows
 from moeprobe.reporting.text import plain
-from moeprobe.reporting.verdict import subject, verdict
+from moeprobe.reporting.verdict import subject
+from moeprobe.reporting.verdict import verdict as verdict_line
 from moeprobe.reporting.words import plural
 
 _WIDTH = 100
 _INDENT = " " * 9
 
 
-def summary(result: Result, report: Path | None = None) -> str:
-    """Verdict, model, each problem with what to do, and where the full report is, if it was written."""
-    lines = [verdict(result), ", ".join(subject(result))]
+_OUTCOMES = {EXIT_CLEAN: "PASSED", EXIT_FINDINGS: "FAILED", EXIT_NOT_CHECKED: "COULD NOT CHECK"}
+
+
+def summary(result: Result, report: Path | None = None, *, verdict: Verdict | None = None) -> str:
+    """Verdict, model, each problem with what to do, and where the full report is, if it was written.
+
+    ``verdict`` is the outcome of a check, whose last line says so.
+    """
+    lines = [verdict_line(result), ", ".join(subject(result))]
     for group in problems(result):
         lines += ["", *_problem(group)]
     rest = [plural(len(groups), "note") for groups in (notes(result),) if groups]
     rest += [f"{plural(len(result.not_checked), 'thing')} not checked"] if result.not_checked else []
     if rest:
         lines += ["", f"Besides: {', '.join(rest)}."]
+    if compared := against.lines(result):
+        lines += ["", *compared]
     if report is not None:
         lines += ["", f"Report: {report}"]
+    if verdict is not None:
+        lines += ["", f"{_OUTCOMES[verdict.exit_code]}: {plain(verdict.reason)}."]
     return "\n".join(lines)
 
 

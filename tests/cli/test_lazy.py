@@ -24,6 +24,7 @@ assert not heavy, heavy
         ["--help"], ["--version"], ["analyze", "--help"], ["demo", "--help"], ["routers", "--help"],
         ["report", "--help"], ["explain"],
         ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
+        ["check", "--help"], ["recipe", "schema"], ["recipe", "validate", "ci"],
     ],
     ids=" ".join,
 )  # fmt: skip

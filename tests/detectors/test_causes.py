@@ -2,9 +2,21 @@
 
 import pytest
 
-from moeprobe.detectors import bias_balance, bias_runaway, dead_experts, flatness, hash_boundary, sqrt_nan
+from moeprobe.detectors import (
+    bias_balance,
+    bias_runaway,
+    dead_experts,
+    flatness,
+    hash_boundary,
+    permuted_experts,
+    scale_mismatch,
+    sqrt_nan,
+)
+from moeprobe.detectors.causes import trace_causes
 from moeprobe.findings.evidence import Interval, Load, RouterEvidence
-from moeprobe.findings.finding import Finding
+from moeprobe.findings.finding import WHOLE_MODEL, Finding
+from moeprobe.reporting.grouping import notes, problems
+from tests.reporting import samples
 
 from .synthetic import (
     EXPERTS,
@@ -210,3 +222,22 @@ def test_a_boundary_proxy_explains_no_load() -> None:
         hash_boundary.UNSETTLED,
         dead_experts.NEVER_USED,
     }
+
+
+def test_a_consequence_of_the_whole_model_names_it() -> None:
+    size = Finding(
+        detector="scale-mismatch", code="MP401", severity="error", router=None, layer=None, quantity="best multiplier",
+        message="too large", cause=scale_mismatch.TOO_LARGE, remedy="divide",
+    )  # fmt: skip
+    seen = learned(3)
+    worthless = Finding(
+        detector="permuted-experts", code="MP703", severity="warning", router=seen.router.path, layer=3,
+        quantity="rise", message="worthless", cause=permuted_experts.WORTHLESS, remedy="compare",
+    )  # fmt: skip
+    root, consequence = trace_causes([worthless, size], evidence(seen))
+    assert (root.detector, root.follows) == ("scale-mismatch", None)
+    assert (consequence.severity, consequence.follows) == ("info", WHOLE_MODEL)
+    base = samples.healthy().model_copy(update={"findings": [root, consequence]})
+    (group,) = problems(base)
+    assert [one.worst.detector for one in group.consequences] == ["permuted-experts"]
+    assert notes(base) == []

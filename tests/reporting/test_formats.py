@@ -52,7 +52,8 @@ def test_json_is_the_result_again(result: Result, tmp_path: Path) -> None:
 
 def test_a_verdict_is_told_in_every_format_for_people() -> None:
     result = samples.sick()
-    for name in ("text", "markdown", "html", "github"):
+    assert render(result, "text", verdicts.failed(result)).endswith("FAILED: 5 findings of severity error.\n")
+    for name in ("markdown", "html", "github"):
         assert "Check failed: 5 findings of severity error." in render(result, name, verdicts.failed(result))
         assert "Check passed: no findings" in render(samples.healthy(), name, verdicts.passed())
         assert "Check " not in render(samples.healthy(), name)
@@ -60,10 +61,10 @@ def test_a_verdict_is_told_in_every_format_for_people() -> None:
 
 def test_a_baseline_has_its_part_in_the_report() -> None:
     result = samples.sick()
-    told = render(result, "markdown", verdicts.against(result))
+    told = render(verdicts.compared(result), "markdown", verdicts.against(result))
     part = told.split("## Against the baseline")[1].split("\n## ")[0]
-    assert re.search(r"^\d+ new, 1 known, 1 fixed\.$", part, re.MULTILINE)
-    assert "Layer 9 had no tokens" in part
+    assert "1 known, 1 fixed" in part
+    assert re.search(r"^\| fixed +\| error", part, re.MULTILINE)
     assert "Against the baseline" not in render(result, "markdown", verdicts.failed(result))
 
 

@@ -82,7 +82,7 @@ def test_hostile_names_make_no_command() -> None:
 
 def test_the_summary_is_the_short_report() -> None:
     result = samples.sick()
-    text = step_summary(result, verdicts.against(result))
+    text = step_summary(verdicts.compared(result), verdicts.against(result))
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Findings", "Against the baseline"]
     assert "![" not in text
 

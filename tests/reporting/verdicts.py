@@ -1,5 +1,6 @@
 """Outcomes of a check on the synthetic results."""
 
+from moeprobe.findings.baseline import Comparison
 from moeprobe.findings.result import Result
 from moeprobe.findings.verdict import Verdict
 
@@ -22,3 +23,14 @@ def against(result: Result) -> Verdict:
 
 def passed() -> Verdict:
     return Verdict(exit_code=0, fail_on="warning", reason="no findings of severity warning or above", failing=[])
+
+
+def compared(result: Result) -> Result:
+    """The result with the comparison that ``against`` judges."""
+    judged = against(result)
+    stands = Comparison(
+        model="base", revision=None, started="2026-01-01", new=[one.fingerprint for one in judged.new or []],
+        known=[one.fingerprint for one in judged.known or []], risen={}, fixed=judged.fixed or [], unjudged=[],
+        lost=[], remarks=[],
+    )  # fmt: skip
+    return result.model_copy(update={"baseline": stands})

@@ -1,0 +1,64 @@
+"""Where ``check`` and ``report`` write: formats on standard output, and formats to files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeprobe.errors import OptionError, OutputError
+from moeprobe.recipe import suggestion
+from moeprobe.reporting.formats import FORMAT_NAMES
+from moeprobe.reporting.write import check_writable
+
+_TOGETHER = {"text", "markdown", "github"}
+"""Formats that may follow each other on standard output; the others must be a document of their own."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Formats for standard output in their order, and (format, file) pairs."""
+
+    printed: tuple[str, ...]
+    files: tuple[tuple[str, Path], ...]
+
+
+def parse_outputs(formats: Sequence[str], files: Sequence[str]) -> Outputs:
+    """Read ``--output-format F`` and ``--output F=FILE``, and try the folders of the files.
+
+    Raises:
+        OptionError: an unknown format, no file, or two outputs for one place.
+        OutputError: a file cannot be written.
+
+    """
+    printed = tuple(dict.fromkeys(formats)) or ("text",)
+    documents = [name for name in printed if name not in _TOGETHER]
+    if documents and len(printed) > 1:
+        raise OptionError(
+            f"{' and '.join(printed)} cannot share standard output; write one to a file with "
+            f"--output {documents[0]}=FILE."
+        )
+    pairs = tuple(map(_pair, files))
+    taken: dict[Path, str] = {}
+    for name, path in pairs:
+        place = path.resolve()
+        if place in taken:
+            raise OptionError(f"{taken[place]} and {name} would both be written to {path}; give each its own file.")
+        taken[place] = name
+    for _, path in pairs:
+        if path.exists() and not path.is_file():
+            raise OutputError(f"Cannot write {path}: it is not a regular file. Choose another name.")
+        check_writable(path.parent)
+    return Outputs(printed, pairs)
+
+
+def _pair(value: str) -> tuple[str, Path]:
+    name, equals, path = value.partition("=")
+    if not equals or not path or path == "-":
+        raise OptionError(
+            f"--output {value!r} must look like junit=report.xml; for standard output use --output-format."
+        )
+    if name not in FORMAT_NAMES:
+        raise OptionError(
+            f"--output {value!r}: unknown format {name!r}{suggestion(name, list(FORMAT_NAMES))}; "
+            f"known are {', '.join(FORMAT_NAMES)}."
+        )
+    return name, Path(path).expanduser()

@@ -1,0 +1,192 @@
+"""Settings: the command line over the policy file over the recipe over the defaults, each with its origin.
+
+The policy of a repository is the ``[tool.moeprobe]`` table of a pyproject.toml, or a moeprobe.toml with the same keys
+at its top:
+
+    recipe = "ci"                        # a built-in recipe, or a YAML file beside this one
+    select = ["flat-scores", "MP2"]
+    ignore = ["low-precision-routing"]
+    fail-on = "warning"
+    baseline = "base/result.json"
+    [tool.moeprobe.limits.flat-scores]
+    std_warning = 0.02
+
+The nearest one from the working directory upwards counts. ``select`` and ``ignore`` of a higher level replace those of
+a lower one; limits are merged one by one.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from moeprobe.errors import OptionError
+from moeprobe.findings.result import Setting
+from moeprobe.recipe import FailOn, Recipe, adapt, first_problem, load_recipe, recipe_names
+
+DEFAULT_RECIPE = "full"
+Limits = Mapping[str, Mapping[str, float]]
+
+
+class Policy(BaseModel):
+    """What a policy file may say; None and empty leave it to the recipe."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=False
+    )
+
+    recipe: str | None = None
+    select: list[str] = []
+    ignore: list[str] = []
+    fail_on: FailOn | None = None
+    limits: dict[str, dict[str, float]] = {}
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """A policy, the file that holds it, and the one beside it that is not used (None where there is none)."""
+
+    path: Path
+    policy: Policy
+    unused: Path | None = None
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the command line sets; None and empty leave it to the policy file."""
+
+    recipe: str | None = None
+    probe: str | None = None
+    max_tokens: int | None = None
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    limits: Limits = field(default_factory=dict)
+    fail_on: FailOn | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What counts in the end: the recipe with everything in it, the baseline, and the origin of each value."""
+
+    recipe: Recipe
+    baseline: str | None
+    origins: list[Setting]
+
+
+def find_policy(start: Path) -> PolicyFile | None:
+    """Find the policy file nearest to a folder, upwards; a pyproject.toml without a [tool.moeprobe] is passed by.
+
+    Raises:
+        OptionError: it cannot be read, is not valid TOML, or has an unknown key or a value of the wrong kind.
+
+    """
+    for folder in (start, *start.parents):
+        own, project = folder / "moeprobe.toml", folder / "pyproject.toml"
+        table = _table(project) if project.is_file() else None
+        if own.is_file():
+            return PolicyFile(own, _policy(_toml(own), own), None if table is None else project)
+        if table is not None:
+            return PolicyFile(project, _policy(table, project, "tool.moeprobe."))
+    return None
+
+
+def resolve(given: CommandLine, file: PolicyFile | None) -> Settings:
+    """Put the levels on top of each other.
+
+    Raises:
+        OptionError: the recipe does not exist or is not valid.
+
+    """
+    policy = file.policy if file else Policy()
+    name = file.path.name if file else ""
+    chosen = given.recipe or _beside(file, policy.recipe, recipe_names()) or DEFAULT_RECIPE
+    written = _load(chosen, file if file and not given.recipe and policy.recipe else None)
+    baseline = given.baseline or _beside(file, policy.baseline)
+    below = {detector: dict(values) for detector, values in policy.limits.items()}
+    for detector, values in given.limits.items():
+        below.setdefault(detector, {}).update(values)
+    recipe = adapt(
+        written, given.probe, given.max_tokens, given.select or policy.select, given.ignore or policy.ignore, below
+    )
+    fail_on = given.fail_on or policy.fail_on or written.fail_on
+    recipe = recipe.model_copy(update={"fail_on": fail_on})
+
+    in_recipe = f"recipe {written.name}"
+    says = written.model_fields_set | {f"probe.{key}" for key in written.probe.model_fields_set}
+
+    def origin(key: str, on_line: object, in_file: object = None) -> str:
+        if on_line:
+            return "command line"
+        return name if in_file else in_recipe if key in says else "default"
+
+    origins = [
+        Setting(
+            name="recipe",
+            value=chosen if chosen in recipe_names() else written.name,
+            origin=origin("", given.recipe, policy.recipe),
+        ),
+        Setting(name="probe", value=recipe.probe.texts, origin=origin("probe.texts", given.probe)),
+        Setting(name="max-tokens", value=recipe.probe.max_tokens, origin=origin("probe.max_tokens", given.max_tokens)),
+        Setting(name="select", value=recipe.select, origin=origin("select", given.select, policy.select)),
+        Setting(name="ignore", value=recipe.ignore, origin=origin("ignore", given.ignore, policy.ignore)),
+        Setting(name="fail-on", value=fail_on, origin=origin("fail_on", given.fail_on, policy.fail_on)),
+        Setting(name="baseline", value=baseline, origin=origin("", given.baseline, policy.baseline)),
+    ]
+    origins += [
+        Setting(
+            name=f"limits.{detector}.{limit}",
+            value=value,
+            origin="command line"
+            if limit in given.limits.get(detector, {})
+            else name
+            if limit in policy.limits.get(detector, {})
+            else in_recipe,
+        )
+        for detector, values in recipe.limits.items()
+        for limit, value in values.items()
+    ]
+    return Settings(recipe, baseline, origins)
+
+
+def _beside(file: PolicyFile | None, value: str | None, names: Sequence[str] = ()) -> str | None:
+    """A path that a policy file names, seen from the folder of that file; names stay as they are."""
+    if file is None or value is None or value in names or not (names == () or value.endswith((".yaml", ".yml"))):
+        return value
+    return str(file.path.parent / Path(value).expanduser())
+
+
+def _load(recipe: str, named_by: PolicyFile | None) -> Recipe:
+    try:
+        return load_recipe(recipe)
+    except OptionError as error:
+        if named_by is None:
+            raise
+        raise OptionError(f"{named_by.path} names a recipe that cannot be used. {error}") from error
+
+
+def _toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise OptionError(f"Cannot read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise OptionError(f"{path} is not valid TOML: {' '.join(str(error).split())}.") from error
+
+
+def _table(path: Path) -> object | None:
+    """The [tool.moeprobe] table, None where there is none."""
+    tool = _toml(path).get("tool")
+    return tool.get("moeprobe") if isinstance(tool, dict) else None
+
+
+def _policy(data: object, path: Path, prefix: str = "") -> Policy:
+    if not isinstance(data, dict):
+        raise OptionError(f"{path}: {prefix.rstrip('.')} must be a table of keys and values.")
+    try:
+        return Policy.model_validate(data)
+    except ValidationError as error:
+        raise OptionError(f"{path} is not valid: {prefix}{first_problem(error, Policy)[1]}.") from error

@@ -1,0 +1,78 @@
+"""A YAML file as plain data that still knows on which line every key stands.
+
+PyYAML keeps the last of two equal keys and says nothing; here they are refused, since one of them was meant to be
+something else. Tags that would make Python objects are refused by PyYAML's safe loader.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moeprobe.errors import OptionError
+
+Place = tuple[str | int, ...]
+"""Keys and list positions from the top of the file, as in pydantic's ``loc``."""
+
+_DEEPEST = 4  # no recipe is deeper, and aliases of aliases would otherwise grow without end
+
+
+@dataclass(frozen=True)
+class YamlSource:
+    """What one file holds, and where. ``lines`` maps places to line numbers, counted from 1."""
+
+    path: Path
+    data: Any
+    lines: dict[Place, int]
+
+    def where(self, place: Sequence[str | int]) -> str:
+        """``file.yaml, line 3``: the line of the place, or of the nearest place around it that has one."""
+        for end in range(len(place), -1, -1):
+            if (line := self.lines.get(tuple(place[:end]))) is not None:
+                return f"{self.path}, line {line}"
+        return str(self.path)
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """Read one YAML document.
+
+    Raises:
+        OptionError: it cannot be read, is not valid YAML, or names a key twice.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise OptionError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise OptionError(f"The recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    lines: dict[Place, int] = {}
+    if node is not None:
+        _note_lines(node, (), lines, path)
+    return YamlSource(path, data, lines)
+
+
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+    if len(place) > _DEEPEST:
+        return
+    lines[place] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            _note_lines(item, (*place, position), lines, path)
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            name = str(key.value)
+            if name in seen:
+                raise OptionError(
+                    f"{path}, line {line}: the key {name!r} stands there for the second time (first in line "
+                    f"{seen[name]}); keep one of them."
+                )
+            seen[name] = line
+            _note_lines(value, (*place, name), lines, path)
+            lines[(*place, name)] = line
