@@ -14,7 +14,10 @@ from moeprobe.errors import MoeprobeError
 from moeprobe.findings.result import Result
 from moeprobe.recipe import recipe_names
 from moeprobe.reporting.figures import pictures
-from moeprobe.reporting.markdown import render
+from moeprobe.reporting.formats import FORMAT_NAMES
+from moeprobe.reporting.markdown import write
+from moeprobe.reporting.report import report
+from scripts.gallery import FILES, views
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,13 +31,23 @@ def test_detector_pages() -> None:
 
 
 @pytest.mark.parametrize("sample", ["healthy", "scale-mismatch"])
-def test_gallery(sample: str) -> None:
+def test_gallery(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     folder = ROOT / "reports/gallery" / sample
     result = Result.load(folder / "result.json")
-    hint = "run python scripts/gallery.py"
-    assert (folder / "report.md").read_text(encoding="utf-8") == render(result), hint
+    hint = "run python scripts/gallery.py --formats"
+    assert (folder / "report.md").read_text(encoding="utf-8") == write(report(result)), hint
     drawn = {f"{p.name}.svg": p.draw() for p in pictures(result).values()}
     assert {p.name: p.read_text(encoding="utf-8") for p in (folder / "figures").iterdir()} == drawn, hint
+    files = {"result.json", "report.md"}
+    for file, text in views(result).items():
+        assert (folder / file).read_text(encoding="utf-8") == text, hint
+        files.add(file)
+    assert {p.name for p in folder.iterdir()} == files | {"figures"}
+
+
+def test_the_gallery_has_every_format() -> None:
+    assert set(FILES) | {"json", "markdown"} == set(FORMAT_NAMES)
 
 
 def test_readme_names_every_command_and_detector() -> None:

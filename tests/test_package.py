@@ -21,7 +21,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_data_travels_with_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("moeprobe/recipes/full.yaml", "moeprobe/demo/tiny-deepseek-v4/model.safetensors", "moeprobe/py.typed"):
+    for part in (
+        "moeprobe/recipes/full.yaml",
+        "moeprobe/demo/tiny-deepseek-v4/model.safetensors",
+        "moeprobe/py.typed",
+        "moeprobe/reporting/templates/report.html",
+        "moeprobe/reporting/templates/report.css",
+    ):
         assert part in names
     assert len([n for n in names if n.startswith("moeprobe/probes/data/") and n.endswith(".txt")]) >= 48
     checkpoint = ROOT / "moeprobe/demo/tiny-deepseek-v4"

@@ -6,22 +6,22 @@ from moeprobe.findings.baseline import Comparison
 from moeprobe.findings.finding import Finding
 from moeprobe.findings.result import Result
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import inline, plain, prose
-from moeprobe.reporting.tables import joined, table
+from moeprobe.reporting.document import Document, Heading, bullets, joined, table
+from moeprobe.reporting.text import plain, prose
 from moeprobe.reporting.words import plural
 
 
-def against(result: Result) -> str:
-    """Write the section of the report; empty without a baseline."""
+def against(result: Result) -> Document:
+    """Write the section of the report; nothing without a baseline."""
     if result.baseline is None:
-        return ""
+        return ()
     compared = result.baseline
     rows = [row for name, found in split(result) for row in _rows(name, found, compared)]
     return joined(
-        "## Against the baseline",
-        inline(f"{named(compared)}. {counts(result)}"),
+        Heading(2, "Against the baseline"),
+        f"{named(compared)}. {counts(result)}",
         table(rows),
-        "\n".join(f"- {prose(remark)}" for remark in [*compared.remarks, *_lost(compared)]),
+        bullets([prose(remark) for remark in [*compared.remarks, *_lost(compared)]]),
     )
 
 
@@ -75,7 +75,7 @@ def _rows(name: str, findings: Sequence[Finding], compared: Comparison) -> list[
         {
             "": name,
             "severity": severity + _was(alike, compared),
-            "detector": inline(detector),
+            "detector": plain(detector),
             "where": where([(one.layer, one.router) for one in alike]),
             "points to": prose(cause),
         }

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from moeprobe.findings.evidence import ExtremeLogit, RouterEvidence
 from moeprobe.findings.result import Result
 from moeprobe.reporting.depth import depth
-from moeprobe.reporting.escape import code, inline
+from moeprobe.reporting.document import Document, Heading, folded, joined, table, used_columns
 from moeprobe.reporting.readers import fair_shares
 from moeprobe.reporting.sheets import sheet
-from moeprobe.reporting.tables import folded, joined, table, used_columns
+from moeprobe.reporting.text import code, plain
 from moeprobe.reporting.words import MISSING, number
 
 _SHEETS: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,7 @@ _SHEETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def tables(result: Result) -> str:
+def tables(result: Result) -> Document:
     """All folded tables; those in which nothing was measured are left out."""
     routers = result.evidence.routers
     sheets = {title: sheet(routers, names) for title, names in _SHEETS.items()}
@@ -44,10 +44,10 @@ def tables(result: Result) -> str:
         "Extreme logits": _extremes(routers),
         "Fullest expert by source": _sources(routers),
     }
-    return joined("## Tables", *(folded(title, body) for title, body in (bodies | sheets).items()))
+    return joined(Heading(2, "Tables"), *(folded(title, body) for title, body in (bodies | sheets).items()))
 
 
-def _routers(routers: Sequence[RouterEvidence]) -> str:
+def _routers(routers: Sequence[RouterEvidence]) -> Document:
     axis = depth(routers)
     rows = []
     for router in (one.router for one in routers):
@@ -60,18 +60,18 @@ def _routers(routers: Sequence[RouterEvidence]) -> str:
                 "class": code(router.module),
                 "selection bias": code(router.selection_bias.name) if router.selection_bias else MISSING,
                 "shared experts": code(router.shared_experts) if router.shared_experts else MISSING,
-                "found": inline(router.origin),
+                "found": plain(router.origin),
                 "verified": number(router.verified),
                 "fit error": number(router.fit_error),
                 "selection agrees": number(router.selection_agreement),
-                "dtypes: logits, score, choice, weights": ", ".join(inline(d or MISSING) for d in dtypes) or MISSING,
-                "remark": inline(router.reason) or MISSING,
+                "dtypes: logits, score, choice, weights": ", ".join(plain(d or MISSING) for d in dtypes) or MISSING,
+                "remark": plain(router.reason) or MISSING,
             }
         )
     return table(used_columns(rows))
 
 
-def _extremes(routers: Sequence[RouterEvidence]) -> str:
+def _extremes(routers: Sequence[RouterEvidence]) -> Document:
     axis = depth(routers)
     rows = []
     for one in routers:
@@ -94,14 +94,14 @@ def _extreme(found: ExtremeLogit | None) -> dict[str, str]:
     }
 
 
-def _sources(routers: Sequence[RouterEvidence]) -> str:
+def _sources(routers: Sequence[RouterEvidence]) -> Document:
     """Show the fullest expert of each source, in fair shares of that source."""
     axis = depth(routers)
     loads = {one.router.path: one.activations.load.by_source for one in routers if one.activations}
     sources = dict.fromkeys(source for load in loads.values() for source in load)
     return table(
         [
-            {axis.heading: axis.names[path]} | {inline(source): _fullest(load.get(source, [])) for source in sources}
+            {axis.heading: axis.names[path]} | {plain(source): _fullest(load.get(source, [])) for source in sources}
             for path, load in loads.items()
             if sources
         ]

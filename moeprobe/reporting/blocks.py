@@ -5,49 +5,49 @@ from moeprobe.findings.finding import Finding
 from moeprobe.findings.result import Result
 from moeprobe.reporting.canvas import Picture
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import code, prose
+from moeprobe.reporting.document import Document, Figure, Heading, bullets, folded, grid, joined, table, used_columns
 from moeprobe.reporting.figures_findings import Profile, Strip, shown
 from moeprobe.reporting.grouping import Group, notes, problems
-from moeprobe.reporting.tables import folded, grid, joined, table, used_columns
+from moeprobe.reporting.text import code, prose, strong
 from moeprobe.reporting.words import measured_and_limit, number, plural, ranges, span
 
 
-def findings(result: Result, pictures: dict[str, Picture]) -> str:
+def findings(result: Result, pictures: dict[str, Picture]) -> Document:
     """Problems worst first, then notes; empty where nothing was found."""
     blocks = [
         _block(place, group, result, pictures.get(f"finding-{place}"))
         for place, group in enumerate(problems(result), 1)
     ]
-    told = "\n".join(f"- {_line(group)}" for group in notes(result))
-    parts = [*blocks, joined("### Notes", told) if told else ""]
-    return joined("## Findings", *parts) if any(parts) else ""
+    told = bullets([_line(group) for group in notes(result)])
+    parts = joined(*blocks, joined(Heading(3, "Notes"), told) if told else ())
+    return joined(Heading(2, "Findings"), parts) if parts else ()
 
 
-def _block(place: int, group: Group, result: Result, picture: Picture | None) -> str:
+def _block(place: int, group: Group, result: Result, picture: Picture | None) -> Document:
     worst = group.worst
     remedies = list(dict.fromkeys([worst.remedy, *(one.remedy for one in group.findings)]))
     facts = [
-        f"- **Measured:** {_measured(group)}",
-        f"- **Experts:** {ranges(worst.experts)}" if worst.experts and len(group.findings) == 1 else "",
-        f"- **Points to:** {_sentence(worst.cause)}",
-        *(f"- **What to do:** {_sentence(remedy)}" for remedy in remedies[:3]),
+        f"{strong('Measured:')} {_measured(group)}",
+        f"{strong('Experts:')} {ranges(worst.experts)}" if worst.experts and len(group.findings) == 1 else "",
+        f"{strong('Points to:')} {_sentence(worst.cause)}",
+        *(f"{strong('What to do:')} {_sentence(remedy)}" for remedy in remedies[:3]),
     ]
-    below = [f"- {_line(consequence)}" for consequence in group.consequences]
+    below = [_line(consequence) for consequence in group.consequences]
     others = [pair for pair in group.places if pair != (worst.layer, worst.router)]
     return joined(
-        f"### {place}. {group.severity.capitalize()}: {prose(group.title)}, {where(group.places)}",
+        Heading(3, f"{place}. {group.severity.capitalize()}: {prose(group.title)}, {where(group.places)}"),
         prose(worst.message) + (f" The same holds for {where(others)}." if others else ""),
-        picture.markdown if picture else "",
-        "\n".join(fact for fact in facts if fact),
+        Figure(picture) if picture else "",
+        bullets(facts),
         _each(group),
-        folded("Numbers of the picture", _numbers(group, result)) if picture else "",
-        joined("**What follows from it** and should go with it:", "\n".join(below)) if below else "",
+        folded("Numbers of the picture", _numbers(group, result)) if picture else (),
+        joined(f"{strong('What follows from it')} and should go with it:", bullets(below)) if below else (),
     )
 
 
 def _line(group: Group) -> str:
     spread = f", {where(group.places)}" if len(group.findings) > 1 else ""
-    return f"**{prose(group.title)}**, {group.severity}{spread}. {prose(group.worst.message)}"
+    return f"{strong(prose(group.title))}, {group.severity}{spread}. {prose(group.worst.message)}"
 
 
 def _measured(group: Group) -> str:
@@ -66,10 +66,10 @@ def _sentence(text: str) -> str:
     return prose(text) + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _each(group: Group) -> str:
+def _each(group: Group) -> Document:
     """Every finding of a group of several."""
     if len(group.findings) == 1:
-        return ""
+        return ()
     rows = used_columns([_row(finding) for finding in group.findings])
     return table(rows) if len(rows) <= 6 else folded(f"All {plural(len(rows), 'finding')}", table(rows))
 
@@ -87,7 +87,7 @@ def _row(finding: Finding) -> dict[str, str]:
     }
 
 
-def _numbers(group: Group, result: Result) -> str:
+def _numbers(group: Group, result: Result) -> Document:
     what = shown(group, result)
     if isinstance(what, ScaleCurve):
         return points(what)
@@ -105,9 +105,9 @@ def _numbers(group: Group, result: Result) -> str:
                 for x, name, value in zip(what.axis.xs, names, what.values, strict=True)
             ]
         )
-    return ""
+    return ()
 
 
-def points(curve: ScaleCurve) -> str:
+def points(curve: ScaleCurve) -> Document:
     """Tabulate a loss curve: multiplier and loss, in nats per token."""
     return table([{"multiplier": number(one.multiplier), "loss": number(one.loss, 5)} for one in curve.points])

@@ -56,11 +56,6 @@ class Picture:
     alt: str
     draw: Callable[[], str]
 
-    @property
-    def markdown(self) -> str:
-        """The reference from the report. ``alt`` must be free of markup, see ``escape.inline``."""
-        return f"![{self.alt}](figures/{self.name}.svg)"
-
 
 def svg(height: float, paint: Callable[["Figure"], None]) -> str:
     """SVG of a figure ``WIDTH`` by ``height`` inches, filled by ``paint``; the same bytes at every run."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.reporting.escape import code
+from moeprobe.reporting.text import code
 from moeprobe.reporting.words import plural, ranges
 
 
@@ -39,7 +39,7 @@ def depth(routers: Sequence[RouterEvidence]) -> Depth:
 def where(places: Iterable[tuple[int | None, str | None]], name: Callable[[str], str] = code) -> str:
     """Pairs of layer and router path in words: ``layers 3-7, 12``.
 
-    A router without a layer is named by its path, which ``name`` writes (for Markdown unless told); neither
+    A router without a layer is named by its path, which ``name`` writes (marked unless told); neither
     layer nor path means the whole model.
     """
     found = list(places)

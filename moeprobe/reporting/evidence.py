@@ -4,22 +4,22 @@ from collections import Counter
 
 from moeprobe.findings.result import Result
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import code, inline, prose
+from moeprobe.reporting.document import Document, Heading, Paragraph, bullets, folded, joined, table
 from moeprobe.reporting.quantities import CHOICE, EVIDENCE, GRADIENT
 from moeprobe.reporting.sheets import sheet
-from moeprobe.reporting.tables import folded, joined, table
+from moeprobe.reporting.text import code, plain, prose
 from moeprobe.reporting.words import number
 
 
-def evidence(result: Result) -> str:
+def evidence(result: Result) -> Document:
     """Fold one table a detector; one that is not known here has verdicts and limits only."""
     detectors = list(dict.fromkeys(check.detector for check in result.checks))
     if not detectors:
-        return ""
-    return joined("## Evidence, detector by detector", *(_detector(result, name) for name in detectors))
+        return ()
+    return joined(Heading(2, "Evidence, detector by detector"), *(_detector(result, name) for name in detectors))
 
 
-def _detector(result: Result, detector: str) -> str:
+def _detector(result: Result, detector: str) -> Document:
     checks = [check for check in result.checks if check.detector == detector]
     counts = Counter[str](check.verdict for check in checks)
     told = ", ".join(f"{counts[verdict]} {word}" for verdict, word in _VERDICTS.items() if counts[verdict])
@@ -33,7 +33,7 @@ def _detector(result: Result, detector: str) -> str:
         f"Limits: {bars}." if bars else "",
         sheet(result.evidence.routers, EVIDENCE.get(detector, ()), verdicts),
     )
-    return folded(f"{detector}: {told}", body) or f"{inline(detector)}: {told}"
+    return folded(f"{plain(detector)}: {told}", body) or (Paragraph(f"{plain(detector)}: {told}"),)
 
 
 def _tried(result: Result, detector: str) -> dict[str, dict[str, str]]:
@@ -51,7 +51,7 @@ def _tried(result: Result, detector: str) -> dict[str, dict[str, str]]:
 _VERDICTS = {"finding": "with a finding", "clean": "clean", "skipped": "skipped", "failed": "failed to run"}
 
 
-def unchecked(result: Result) -> str:
+def unchecked(result: Result) -> Document:
     """Tell what was not checked, and why: skipped and failed checks by reason, then the rest."""
     layers = {one.router.path: one.router.layer for one in result.evidence.routers}
     groups: dict[tuple[str, str, str], list[tuple[int | None, str | None]]] = {}
@@ -61,18 +61,18 @@ def unchecked(result: Result) -> str:
             groups.setdefault(key, []).append((layers.get(check.router or ""), check.router))
     rows = [
         {
-            "detector": inline(detector),
+            "detector": plain(detector),
             "where": where(places),
             "verdict": verdict,
             "why": prose(reason) or "no reason given",
         }
         for (detector, verdict, reason), places in groups.items()
     ]
-    rest = "\n".join(f"- {prose(one.what)}: {prose(one.why)}" for one in result.not_checked)
+    rest = bullets([f"{prose(one.what)}: {prose(one.why)}" for one in result.not_checked])
     unverified = [one.router for one in result.evidence.routers if not one.router.verified and one.router.reason]
-    doubts = "\n".join(f"- {code(one.path)} was not verified: {prose(one.reason)}" for one in unverified)
+    doubts = bullets([f"{code(one.path)} was not verified: {prose(one.reason)}" for one in unverified])
     return joined(
-        "## What was not checked",
+        Heading(2, "What was not checked"),
         table(rows),
         rest,
         doubts,

@@ -9,12 +9,12 @@ from moeprobe.findings.evidence import RouterEvidence, ScaleCurve
 from moeprobe.findings.result import Result
 from moeprobe.reporting.canvas import BLUE, INK, ORANGE, Picture, along_depth, log_axis, svg
 from moeprobe.reporting.depth import Depth, depth
-from moeprobe.reporting.escape import inline, plain
 from moeprobe.reporting.figures_scale import name as curve_name
 from moeprobe.reporting.figures_scale import picture as curve_picture
 from moeprobe.reporting.grouping import Group
 from moeprobe.reporting.quantities import EVIDENCE, QUANTITIES
 from moeprobe.reporting.readers import Quantity, centred_bias, fair_shares
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.words import number, plural, span
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def shown(group: Group, result: Result) -> Strip | Profile | ScaleCurve | None:
 def picture(file: str, group: Group, result: Result) -> Picture | None:
     """Plan the drawing of what ``shown`` gives."""
     what = shown(group, result)
-    title = inline(group.title)
+    title = plain(group.title)
     if isinstance(what, ScaleCurve):
         layers = {one.router.path: one.router.layer for one in result.evidence.routers}
         return curve_picture(file, [what], [curve_name(what, layers)])
@@ -79,7 +79,7 @@ def picture(file: str, group: Group, result: Result) -> Picture | None:
     if isinstance(what, Strip):
         marked = [v for x, v in zip(what.axis.xs, what.values, strict=True) if x in what.flagged and v is not None]
         bars = f", limit {span(what.limits)}" if what.limits else ""
-        alt = f"{title}: {inline(what.label)} over depth, {span(marked)} in the layers found{bars}."
+        alt = f"{title}: {plain(what.label)} over depth, {span(marked)} in the layers found{bars}."
         return Picture(file, alt, lambda: svg(2.2, lambda figure: _paint_strip(figure, what)))
     return None
 
@@ -88,7 +88,9 @@ def _curve(group: Group, result: Result) -> ScaleCurve | None:
     curves = result.evidence.experiments.scale if result.evidence.experiments else []
     worst = group.worst
     for curve in curves:
-        if curve.router == worst.router and worst.measured in (curve.best, curve.gain) and curve.points:
+        # Not "in", which takes a NaN for equal to itself until it was saved.
+        measured = curve.best == worst.measured or curve.gain == worst.measured
+        if curve.router == worst.router and measured and curve.points:
             return curve
     return None
 

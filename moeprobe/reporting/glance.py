@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from moeprobe.findings.result import Result
 from moeprobe.reporting.blocks import points
 from moeprobe.reporting.canvas import Picture
-from moeprobe.reporting.escape import code
+from moeprobe.reporting.document import Document, Figure, Heading, folded, joined, table
 from moeprobe.reporting.figures_scale import name
 from moeprobe.reporting.routers import router_rows
 from moeprobe.reporting.sheets import load_sheet, share_sheet, sheet
-from moeprobe.reporting.tables import folded, joined, table
+from moeprobe.reporting.text import code
 from moeprobe.reporting.words import amount, number, plural
 
 _WIDEST = 32
@@ -38,13 +38,13 @@ _SCALE = (
 )
 
 
-def glance(result: Result, pictures: dict[str, Picture]) -> str:
+def glance(result: Result, pictures: dict[str, Picture]) -> Document:
     """Router table and figures; a part without numbers is left out."""
     routers = result.evidence.routers
     biases = ("bias_dtype", "bias_stored", "bias_offset", "bias_spread", "bias_iqr", "balance_law")
     few = all(one.router.experts <= _WIDEST for one in routers)
     return joined(
-        "## The model at a glance",
+        Heading(2, "The model at a glance"),
         _facts(result),
         table(router_rows([one.router for one in routers])),
         _part(
@@ -53,7 +53,7 @@ def glance(result: Result, pictures: dict[str, Picture]) -> str:
             [pictures.get("load"), pictures.get("maxvio")],
             {
                 "Load by layer": load_sheet(routers),
-                "Load of every expert": share_sheet(routers) if few else "",
+                "Load of every expert": share_sheet(routers) if few else (),
             },
         ),
         _part(
@@ -85,14 +85,14 @@ def _facts(result: Result) -> str:
     )
 
 
-def _part(title: str, words: str, pictures: Sequence[Picture | None], tables: dict[str, str]) -> str:
-    drawn = [picture.markdown for picture in pictures if picture]
+def _part(title: str, words: str, pictures: Sequence[Picture | None], tables: dict[str, Document]) -> Document:
+    drawn = [Figure(picture) for picture in pictures if picture]
     if not drawn:
-        return ""
-    return joined(f"### {title}", words, *drawn, *(folded(name, body) for name, body in tables.items()))
+        return ()
+    return joined(Heading(3, title), words, *drawn, *(folded(name, body) for name, body in tables.items()))
 
 
-def _scale(result: Result, picture: Picture | None) -> str:
+def _scale(result: Result, picture: Picture | None) -> Document:
     curves = result.evidence.experiments.scale if result.evidence.experiments else []
     layers = {one.router.path: one.router.layer for one in result.evidence.routers}
     rows = [
@@ -109,11 +109,11 @@ def _scale(result: Result, picture: Picture | None) -> str:
     ]
     losses = {f"Loss by multiplier, {name(curve, layers)}": points(curve) for curve in curves}
     if not picture:
-        return ""
+        return ()
     return joined(
-        "### Loss against scale",
+        Heading(3, "Loss against scale"),
         _SCALE,
-        picture.markdown,
+        Figure(picture),
         table(rows),
         *(folded(k, v) for k, v in losses.items()),
     )

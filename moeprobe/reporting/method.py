@@ -6,49 +6,42 @@ import yaml
 
 from moeprobe.findings.evidence import Probe
 from moeprobe.findings.result import Result
-from moeprobe.reporting.escape import code, fence, inline
-from moeprobe.reporting.tables import folded, joined, table
+from moeprobe.reporting.document import Document, Heading, Listing, folded, joined, table
+from moeprobe.reporting.text import code, plain
 from moeprobe.reporting.words import MISSING, number, plural
 
 _VERSIONS = ("moeprobe", "transformers", "torch", "python")
 
 
-def method(result: Result) -> str:
+def method(result: Result) -> Document:
     """Tables of what ran and on what, the command, and the recipe folded."""
     ran, model = result.environment, result.model
     facts = {
         "model": code(model.source),
         "revision": code(model.revision) if model.revision else "not known",
-        "dtype": inline(model.dtype),
-        "device": inline(ran.device),
-        "experts": inline(ran.experts_implementation) if ran.experts_implementation else MISSING,
-        "versions": inline(", ".join(f"{name} {getattr(ran, name)}" for name in _VERSIONS)),
-        "platform": inline(ran.platform),
-        "started": f"{inline(ran.started)}, took {number(ran.seconds)} s",
+        "dtype": plain(model.dtype),
+        "device": plain(ran.device),
+        "experts": plain(ran.experts_implementation) if ran.experts_implementation else MISSING,
+        "versions": plain(", ".join(f"{name} {getattr(ran, name)}" for name in _VERSIONS)),
+        "platform": plain(ran.platform),
+        "started": f"{plain(ran.started)}, took {number(ran.seconds)} s",
     }
     probe = result.evidence.probe
     recipe = json.loads(result.model_dump_json(include={"recipe"}))["recipe"]
     return joined(
-        "## How it was measured",
+        Heading(2, "How it was measured"),
         table([{"": name, "this run": text} for name, text in facts.items()]),
         _texts(probe) if probe else "No texts were read: nothing ran through the model.",
         _loss(result),
-        joined("To repeat it:", fence(ran.command, "console")),
+        joined("To repeat it:", Listing(ran.command, "console")),
         folded("Settings, and where each came from", _settings(result)),
-        folded("Recipe", fence(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml")),
+        folded("Recipe", (Listing(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml"),)),
     )
 
 
-def _settings(result: Result) -> str:
+def _settings(result: Result) -> Document:
     return table(
-        [
-            {
-                "setting": code(one.name),
-                "value": _value(one.value),
-                "from": inline(one.origin),
-            }
-            for one in result.settings
-        ]
+        [{"setting": code(one.name), "value": _value(one.value), "from": plain(one.origin)} for one in result.settings]
     )
 
 
@@ -58,11 +51,11 @@ def _value(value: str | int | float | list[str] | None) -> str:
     return code(value) if isinstance(value, str) else number(value)
 
 
-def _texts(probe: Probe) -> str:
+def _texts(probe: Probe) -> Document:
     cut = f"; {plural(probe.truncated, 'document')} cut at {number(probe.max_length)} tokens" if probe.truncated else ""
     rows = [
         {
-            "source": inline(source),
+            "source": plain(source),
             "documents": number(count),
             "tokens": number(probe.tokens_by_source.get(source)),
         }

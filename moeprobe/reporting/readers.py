@@ -7,7 +7,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.reporting.escape import inline
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.words import number
 
 Cell = float | int | str | None
@@ -22,9 +22,9 @@ class Quantity:
     digits: int = 3
 
     def text(self, evidence: RouterEvidence) -> str:
-        """Write it for a Markdown table: a dash where it was not measured."""
+        """Write it for a table: a dash where it was not measured."""
         cell = self.read(evidence)
-        return inline(cell) if isinstance(cell, str) else number(cell, self.digits)
+        return plain(cell) if isinstance(cell, str) else number(cell, self.digits)
 
     def value(self, evidence: RouterEvidence) -> float | None:
         """Read it as a number, None where it is none."""

@@ -6,17 +6,17 @@ from itertools import groupby
 
 from moeprobe.findings.router import Router
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import code, inline
-from moeprobe.reporting.tables import used_columns
+from moeprobe.reporting.document import used_columns
+from moeprobe.reporting.text import code, plain
 from moeprobe.reporting.words import MISSING, number
 
 Writer = Callable[[str], str]
 
 
-def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = inline) -> list[dict[str, str]]:
+def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = plain) -> list[dict[str, str]]:
     """One row a run of equal neighbours: what was measured, beside it the config where it says otherwise.
 
-    ``name`` and ``word`` write names and words from outside; for Markdown unless told.
+    ``name`` and ``word`` write names and words from outside; marked names unless told.
     """
     rows = []
     for facts, alike in groupby(routers, key=lambda router: _facts(router, word)):

@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.reporting.depth import depth
+from moeprobe.reporting.document import Document, table, used_columns
 from moeprobe.reporting.quantities import QUANTITIES
 from moeprobe.reporting.readers import fair_shares
-from moeprobe.reporting.tables import table, used_columns
 from moeprobe.reporting.words import MISSING, interval, number
 
 Row = dict[str, str]
 
 
-def sheet(routers: Sequence[RouterEvidence], names: Sequence[str], more: Mapping[str, Row] | None = None) -> str:
+def sheet(routers: Sequence[RouterEvidence], names: Sequence[str], more: Mapping[str, Row] | None = None) -> Document:
     """Tabulate the named quantities of every router, then the cells that ``more`` has for its path.
 
-    Columns and rows in which nothing was measured are left out; an empty string where nothing is left.
+    Columns and rows in which nothing was measured are left out; nothing where nothing is left.
     """
     axis = depth(routers)
     rows = []
@@ -26,7 +26,7 @@ def sheet(routers: Sequence[RouterEvidence], names: Sequence[str], more: Mapping
     return table(used_columns(rows))
 
 
-def load_sheet(routers: Sequence[RouterEvidence]) -> str:
+def load_sheet(routers: Sequence[RouterEvidence]) -> Document:
     """Load in fair shares with the experts at its ends, and MaxVio with its 99 % interval, floor and twin."""
     axis = depth(routers)
     rows = []
@@ -50,7 +50,7 @@ def load_sheet(routers: Sequence[RouterEvidence]) -> str:
     return table(used_columns(rows))
 
 
-def share_sheet(routers: Sequence[RouterEvidence]) -> str:
+def share_sheet(routers: Sequence[RouterEvidence]) -> Document:
     """Tabulate the load of every expert in fair shares, one row a router and one column an expert."""
     axis = depth(routers)
     found = {

@@ -12,9 +12,9 @@ from moeprobe.findings.router import Router
 from moeprobe.findings.verdict import Verdict
 from moeprobe.reporting import against
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.escape import plain
 from moeprobe.reporting.grouping import Group, notes, problems
 from moeprobe.reporting.routers import bias_rows, router_rows
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.verdict import subject
 from moeprobe.reporting.verdict import verdict as verdict_line
 from moeprobe.reporting.words import plural

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from moeprobe.errors import EXIT_CLEAN, EXIT_FINDINGS
 from moeprobe.findings.finding import SEVERITIES
 from moeprobe.findings.result import Result
-from moeprobe.reporting.escape import plain
+from moeprobe.findings.verdict import Verdict
 from moeprobe.reporting.grouping import Group, problems
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.words import plural
 
 
@@ -43,3 +45,9 @@ def _problems(groups: Sequence[Group], routers: int) -> str:
     spots = [f"{touched} of {plural(routers, 'router')}"] if touched else []
     spots += ["the model as a whole"] if any(finding.router is None for finding in findings) else []
     return f"{plural(len(groups), 'problem')} ({split}) in {' and '.join(spots)}"
+
+
+def judgement(judged: Verdict) -> str:
+    """``Check failed: 2 new findings of severity error.``"""
+    outcome = {EXIT_CLEAN: "passed", EXIT_FINDINGS: "failed"}.get(judged.exit_code, "could not be done")
+    return f"Check {outcome}: {plain(judged.reason).rstrip('.')}."

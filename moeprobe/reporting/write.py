@@ -5,7 +5,8 @@ from pathlib import Path
 
 from moeprobe.findings.result import Result, write_text
 from moeprobe.reporting.figures import pictures
-from moeprobe.reporting.markdown import render
+from moeprobe.reporting.markdown import write
+from moeprobe.reporting.report import report
 
 
 def check_writable(folder: Path) -> None:
@@ -41,4 +42,4 @@ def write_report(result: Result, folder: Path) -> Path:
     for old in (folder / "figures").glob("finding-*.svg"):
         if old.stem not in drawn:
             old.unlink(missing_ok=True)
-    return write_text(folder / "report.md", render(result))
+    return write_text(folder / "report.md", write(report(result)))

@@ -21,7 +21,8 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["--version"], ["analyze", "--help"], ["demo", "--help"], ["routers", "--help"], ["explain"],
+        ["--help"], ["--version"], ["analyze", "--help"], ["demo", "--help"], ["routers", "--help"],
+        ["report", "--help"], ["explain"],
         ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
         ["check", "--help"], ["recipe", "schema"], ["recipe", "validate", "ci"],
     ],

@@ -6,7 +6,9 @@ import pytest
 
 from moeprobe.findings.result import Result
 from moeprobe.reporting.grouping import notes, problems
-from moeprobe.reporting.markdown import render
+from moeprobe.reporting.markdown import render as without_figures
+from moeprobe.reporting.markdown import write
+from moeprobe.reporting.report import report
 from moeprobe.reporting.terminal import router_table, summary
 from moeprobe.reporting.verdict import verdict
 from tests.reporting import samples
@@ -15,6 +17,10 @@ RESULTS = {
     build.__name__: build
     for build in (samples.healthy, samples.sick, samples.large, samples.weights_only, samples.hostile)
 }
+
+
+def render(result: Result) -> str:
+    return write(report(result))
 
 
 @pytest.fixture(scope="module", params=RESULTS)
@@ -141,3 +147,8 @@ def test_the_terminal_gets_plain_lines(result: Result) -> None:
 def test_the_report_is_a_function_of_the_saved_result(result: Result, tmp_path: object) -> None:
     path = result.save(f"{tmp_path}/result.json")
     assert render(Result.load(path)) == render(result)
+
+
+def test_markdown_alone_refers_to_no_file(result: Result) -> None:
+    assert "figures/" not in without_figures(result)
+    assert without_figures(result).count("<details>") == render(result).count("<details>")

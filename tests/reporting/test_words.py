@@ -5,7 +5,8 @@ import math
 import pytest
 
 from moeprobe.findings.evidence import Interval
-from moeprobe.reporting.escape import code, fence, inline, plain, prose
+from moeprobe.reporting.markdown import fence, line, text
+from moeprobe.reporting.text import Piece, bare, code, pieces, plain, prose, strong
 from moeprobe.reporting.words import amount, interval, measured_and_limit, number, plural, ranges, span
 
 
@@ -60,26 +61,35 @@ def test_small_words() -> None:
 
 def test_names_are_harmless() -> None:
     assert plain("a\n\tb\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"
-    assert code("model.layers.3.mlp.gate") == "`model.layers.3.mlp.gate`"
-    assert code("a|`b`<i>") == "<code>a&#124;&#96;b&#96;&#60;i&#62;</code>"
-    assert inline("# <b>[x](y)|*_`$") == "\\# &lt;b&gt;\\[x\\](y)\\|\\*\\_\\`\\$"
-    assert inline("1. one") == "1\\. one"
-    assert inline("norm_topk_prob") == "norm_topk_prob"
-    assert "://" not in inline("see https://example.org")
+    assert plain("a\u202eb") == "a\N{REPLACEMENT CHARACTER}b"
+    assert text(code("model.layers.3.mlp.gate")) == "`model.layers.3.mlp.gate`"
+    assert text(code("a|`b`<i>")) == "<code>a&#124;&#96;b&#96;&#60;i&#62;</code>"
+    assert line("# <b>[x](y)|*_`$") == "\\# &lt;b&gt;\\[x\\](y)\\|\\*\\_\\`\\$"
+    assert line("1. one") == "1\\. one"
+    assert text("norm_topk_prob") == "norm_topk_prob"
+    assert "://" not in text("see https://example.org")
+
+
+def test_a_name_cannot_bring_its_own_marks() -> None:
+    assert [piece.strong for piece in pieces(plain("\x02loud\x03"))] == [False]
+    assert list(pieces(code("a\x0f<b>"))) == [Piece("a\N{REPLACEMENT CHARACTER}<b>", name=True)]
+    assert list(pieces(strong(f"x {code('y')}"))) == [Piece("x ", strong=True), Piece("y", name=True, strong=True)]
+    assert bare(f"{strong('a')} {code('b')}") == "a b"
 
 
 def test_prose_keeps_code_spans_and_escapes_the_rest() -> None:
-    assert prose("Set `norm_topk_prob` to *true*") == "Set `norm_topk_prob` to \\*true\\*"
-    assert prose("an odd ` tick") == "an odd \\` tick"
+    assert text(prose("Set `norm_topk_prob` to *true*")) == "Set `norm_topk_prob` to \\*true\\*"
+    assert text(prose("an odd ` tick")) == "an odd \\` tick"
 
 
 def test_a_fence_cannot_be_closed_from_inside() -> None:
     assert fence("a\n```\nb").startswith("````\n")
+    assert fence("  a\n\tb\x1b[2J") == "```\n  a\n    b\N{REPLACEMENT CHARACTER}[2J\n```"
 
 
 def test_rows_may_have_different_columns() -> None:
-    from moeprobe.reporting.tables import table, used_columns
+    from moeprobe.reporting.document import Table, table, used_columns
 
     rows = used_columns([{"layer": "1", "a": "–"}, {"layer": "2", "a": "–", "verdict": "clean"}])
     assert rows == [{"layer": "1", "verdict": "–"}, {"layer": "2", "verdict": "clean"}]
-    assert "| clean" in table(rows)
+    assert table(rows) == (Table(("layer", "verdict"), (("1", "–"), ("2", "clean")), (True, False)),)
