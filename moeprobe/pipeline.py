@@ -2,40 +2,33 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import load_model, load_tokenizer, skeleton
-from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
-from moeprobe.checkpoint.provenance import describe_environment, describe_model
+from moeprobe.checkpoint.load import load_model
+from moeprobe.checkpoint.open import open_checkpoint
+from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import CheckpointError, NotMoEError, OptionError
+from moeprobe.errors import CheckpointError, NotMoEError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.run import run_experiments
-from moeprobe.findings.evidence import Evidence, Experiments, RouterEvidence
+from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Result, Unchecked
 from moeprobe.findings.router import Router
+from moeprobe.measure import measure, not_read, open_model, refuse_dense
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
-from moeprobe.records.record import Record
-from moeprobe.records.recorder import Recording
-from moeprobe.records.run import run_probe
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.alone import read_alone
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
-from moeprobe.routers.weights import expert_weights, gate_weights
-from moeprobe.statistics.collect import Collector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,136 +87,58 @@ def analyze(
     documents = load_documents(recipe.probe.texts)
     bars = Progress(progress)
 
-    checkpoint, live, reader, missing = _open(
-        model, tokenizer, revision, dtype, device_map, trust_remote_code, progress
+    opened = open_model(
+        model,
+        tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
     )
-    vocabulary = int(live.get_input_embeddings().weight.shape[0])
-    batches = make_batches(documents, reader, recipe.probe, vocabulary)
+    batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
 
-    token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
-    collector = Collector([d.source for d in batches.documents], token_ids, recipe.seed)
     gradient = GradientTest()
     store = RecordStore(Path(save_records)) if save_records else None
-    sinks = [collector.update, gradient.update, *([store.update] if store else [])]
+    sinks = [gradient.update, *([store.update] if store else [])]
+    measured = measure(opened, batches, recipe.seed, bars, sinks, store.flush if store else lambda: None)
 
-    def sink(record: Record) -> None:
-        for take in sinks:
-            take(record)
-
-    recording = run_probe(live, bars.over(batches.batches, "probing"), sink, store.flush if store else lambda: None)
-
-    headers = read_headers(checkpoint.shards) if checkpoint else {}
-    gates = [with_stored_dtypes(gate, headers) for gate in _gates(recording, live.config)]
-    sites = {site.path: site for site in recording.sites}
-    ran = recording.failure is None
-    seen = {gate.router.path: collector.activations(gate.router.path) if ran else None for gate in gates}
     experiments = Experiments()
-    if ran:
+    if measured.ran:
+        recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
         with bars.counting("loss tests") as tick:
-            experiments = run_experiments(live, recording.sites, recording.routers, batches, seen, recipe, tick)
+            experiments = run_experiments(opened.live, recording.sites, recording.routers, batches, seen, recipe, tick)
     evidence = Evidence(
-        model_type=str(live.config.model_type),
-        dtype=str(live.dtype).removeprefix("torch."),
-        routers=[
-            RouterEvidence(
-                router=gate.router,
-                weights=gate_weights(gate, vocabulary),
-                experts=expert_weights(sites[gate.router.path], gate),
-                activations=seen[gate.router.path],
-            )
-            for gate in gates
-        ],
+        model_type=measured.model.model_type,
+        dtype=opened.dtype,
+        routers=measured.routers,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
-        probe=batches.facts(recipe.probe.texts) if ran else None,
+        probe=batches.facts(recipe.probe.texts) if measured.ran else None,
     )
     judgement = judge(evidence, detectors, effective)
-    if not ran and not judgement.findings:
+    if not measured.ran and not judgement.findings:
         raise CheckpointError(
-            f"Nothing could be checked: {recording.failure}, and the weights alone show no fault in the routers."
+            f"Nothing could be checked: {measured.recording.failure}, "
+            "and the weights alone show no fault in the routers."
         )
+    when = datetime.fromtimestamp(started, UTC)
     return Result(
-        model=describe_model(checkpoint, live, [site.router for site in recording.sites]),
+        model=measured.model,
         evidence=evidence,
         checks=judgement.checks,
         findings=judgement.findings,
-        not_checked=_not_checked(recording, missing, recipe),
+        not_checked=[*not_read(measured.recording, opened.missing), *_left_out(recipe)],
         recipe=recipe.model_dump(),
         limits={name: dict(limit) for name, limit in effective.items()},
-        environment=describe_environment(live, command, datetime.fromtimestamp(started, UTC), time.time() - started),
+        environment=describe_environment(opened.live, command, when, time.time() - started),
     )
 
 
-def _open(
-    model: "str | Path | PreTrainedModel",
-    tokenizer: "str | PreTrainedTokenizerBase | None",
-    revision: str | None,
-    dtype: str,
-    device_map: str | None,
-    trust_remote_code: bool,
-    progress: bool,
-) -> "tuple[Checkpoint | None, PreTrainedModel, PreTrainedTokenizerBase, list[str]]":
-    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, missing biases."""
-    if not isinstance(model, str | Path):
-        if tokenizer is None or isinstance(tokenizer, str):
-            raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
-        return None, model.eval(), tokenizer, []
-
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
-    )
-    reader = (
-        load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-        if tokenizer is None or isinstance(tokenizer, str)
-        else tokenizer
-    )
-    loaded = load_model(
-        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
-    )
-    return checkpoint, loaded.model, reader, loaded.missing
-
-
-def _refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
-    """Look for routers in the model's skeleton, before any weight is fetched or read."""
-    if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
-        raise NotMoEError(
-            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
-            "moeprobe inspects Mixture-of-Experts checkpoints."
-        )
-
-
-def _gates(recording: Recording, config: Any) -> list[Gate]:
-    """Every router's facts and tensors; one that could not be recorded is read without running it."""
-    recorded = {gate.router.path: gate for gate in recording.gates}
-    gates = []
-    for site in recording.sites:
-        if site.path in recorded:
-            gates.append(recorded[site.path])
-        else:
-            reason = recording.failure or recording.unread.get(site.path, "the router was never called")
-            with suppress(ValueError):
-                gates.append(read_still(site, config, reason))
-    return gates
-
-
-def _not_checked(recording: Recording, missing: list[str], recipe: Recipe) -> list[Unchecked]:
-    """What could not be looked at, and why."""
-    found = [Unchecked(what=path, why=reason) for path, reason in recording.unread.items()]
-    if recording.failure is not None:
-        found.append(Unchecked(what="everything that needs a forward pass", why=recording.failure))
-    found += [
-        Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
-        for name in missing
-    ]
-    left_out = f"the recipe {recipe.name} leaves it out"
-    if not recipe.scale.max_tokens:
-        found.append(Unchecked(what="loss test of the routed branch", why=left_out))
-    if not recipe.choice.max_tokens:
-        found.append(Unchecked(what="loss test of the learned choice", why=left_out))
-    return found
+def _left_out(recipe: Recipe) -> list[Unchecked]:
+    """The loss tests that the recipe does not run."""
+    why = f"the recipe {recipe.name} leaves it out"
+    tests = {"loss test of the routed branch": recipe.scale, "loss test of the learned choice": recipe.choice}
+    return [Unchecked(what=what, why=why) for what, part in tests.items() if not part.max_tokens]
 
 
 def routers(
@@ -245,7 +160,7 @@ def routers(
         model,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
+        before_weights=partial(refuse_dense, trust_remote_code=trust_remote_code),
     )
     live = load_model(
         checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
