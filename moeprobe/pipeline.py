@@ -22,7 +22,7 @@ from moeprobe.measure import measure, not_read, open_model, refuse_dense
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
-from moeprobe.recipe import Recipe, adapt, load_recipe
+from moeprobe.recipe import ChoiceRecipe, Recipe, ScaleRecipe, adapt, load_recipe
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.alone import read_alone
 from moeprobe.routers.find import Site, find_sites
@@ -137,7 +137,10 @@ def analyze(
 def _left_out(recipe: Recipe) -> list[Unchecked]:
     """The loss tests that the recipe does not run."""
     why = f"the recipe {recipe.name} leaves it out"
-    tests = {"loss test of the routed branch": recipe.scale, "loss test of the learned choice": recipe.choice}
+    tests: dict[str, ScaleRecipe | ChoiceRecipe] = {
+        "loss test of the routed branch": recipe.scale,
+        "loss test of the learned choice": recipe.choice,
+    }
     return [Unchecked(what=what, why=why) for what, part in tests.items() if not part.max_tokens]
 
 

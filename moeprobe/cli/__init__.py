@@ -10,7 +10,7 @@ import click
 from moeprobe import __version__
 from moeprobe.errors import EXIT_NOT_CHECKED, MoeprobeError
 
-_COMMANDS = ("analyze", "demo", "explain", "recipe", "routers")
+_COMMANDS = ("analyze", "demo", "diff", "explain", "recipe", "routers")
 
 
 class _Lazy(click.Group):

@@ -28,11 +28,13 @@ class BiasDrift(Plain):
 class Renumbering(Plain):
     """The experts in another order: ``now`` [columns] is where each expert of the base is found in the tuned model.
 
-    ``overlap`` is the overlap of the chosen experts once the base's are named by ``now``.
+    ``likeness`` is the mean correlation over tokens of the logits (in a hash layer: of who is chosen) of the experts
+    that moved with those at their new places, ``likeness_as_is`` with those at their old places.
     """
 
     now: list[int]
-    overlap: float
+    likeness: float
+    likeness_as_is: float
 
 
 class Drift(Plain):

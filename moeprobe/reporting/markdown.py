@@ -3,6 +3,7 @@
 from moeprobe.findings.result import Result
 from moeprobe.reporting.appendix import tables
 from moeprobe.reporting.blocks import findings
+from moeprobe.reporting.drift import against_base
 from moeprobe.reporting.escape import code, inline
 from moeprobe.reporting.evidence import evidence, unchecked
 from moeprobe.reporting.figures import pictures
@@ -17,6 +18,7 @@ def render(result: Result) -> str:
     drawn = pictures(result)
     parts = [
         findings(result, drawn),
+        against_base(result, drawn),
         glance(result, drawn),
         evidence(result),
         unchecked(result),

@@ -25,9 +25,6 @@ Ratio = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 class DriftStatistic(State):
     """Sums by cluster of documents, [clusters] or [clusters, columns], over the tokens that both models read.
 
-    ``together`` [columns, columns] counts how often the base chose the row and the tuned model the column for
-    one token: it shows experts that changed places.
-
     Args:
         base, tuned: the two gates; same number of columns and same top-k.
         documents: number of documents of the probe.
@@ -36,7 +33,7 @@ class DriftStatistic(State):
 
     added = (
         "seen", "tokens", "slots", "kept", "same", "margin", "margin_same", "weight", "weight_change",
-        "logit_spread", "logit_change", "nonfinite", "own", "own_same", "base_load", "tuned_load", "together",
+        "logit_spread", "logit_change", "nonfinite", "own", "own_same", "base_load", "tuned_load",
     )  # fmt: skip
 
     def __init__(self, base: Gate, tuned: Gate, documents: int) -> None:
@@ -50,7 +47,6 @@ class DriftStatistic(State):
         self.logit_spread, self.logit_change = sums(CLUSTERS), sums(CLUSTERS)
         self.nonfinite = counts(1)
         self.base_load, self.tuned_load = counts(CLUSTERS, columns), counts(CLUSTERS, columns)
-        self.together = counts(columns, columns)
 
     def update(self, base: Record, tuned: Record) -> None:
         """Take in the same tokens of both models, in the same order."""
@@ -75,14 +71,11 @@ class DriftStatistic(State):
         state.index_add_(0, cluster, values.to(state.dtype))
 
     def _count(self, cluster: Tensor, first: Tensor, second: Tensor) -> None:
-        columns = self.together.shape[0]
+        columns = self.base_load.shape[1]
         for table, experts in ((self.base_load, first), (self.tuned_load, second)):
             used = (experts >= 0) & (experts < columns)
             flat = (cluster.unsqueeze(-1) * columns + experts)[used]
             table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
-        pairs = first.unsqueeze(-1) * columns + second.unsqueeze(-2)
-        valid = (first.unsqueeze(-1) >= 0) & (second.unsqueeze(-2) >= 0) & (pairs < columns**2)
-        self.together += torch.bincount(pairs[valid], minlength=columns**2).reshape(columns, columns)
 
     def _margins(self, base: Record, cluster: Tensor, same: Tensor) -> None:
         """The gap at the base's k boundary in units of the spread of its scores, as in ``Selection``."""
@@ -110,7 +103,7 @@ class DriftStatistic(State):
     def _dense(self, record: Record) -> Tensor:
         """Weights by expert, [tokens, columns] float64."""
         experts, weights = record.experts.cpu(), record.weights.cpu().double()
-        columns = self.together.shape[0]
+        columns = self.base_load.shape[1]
         used = (experts >= 0) & (experts < columns)
         dense = torch.zeros(experts.shape[0], columns, dtype=torch.float64)
         return dense.scatter_add_(-1, experts.clamp(0, columns - 1), torch.where(used, weights, 0.0))
@@ -139,8 +132,8 @@ class DriftStatistic(State):
         self._add("own", cluster, torch.ones_like(cluster))
         self._add("own_same", cluster, same_set(chosen[0], chosen[1]).cpu().long())
 
-    def value(self, rounding: float | None = None) -> Drift | None:
-        """The drift in numbers, None where no token was seen; each model's own statistics know ``rounding``."""
+    def value(self, rounding: float | None = None, renumbering: Renumbering | None = None) -> Drift | None:
+        """The drift in numbers, None where no token was seen; other statistics know the two arguments."""
         if not int(self.tokens.sum()):
             return None
         load = torch.cat([self.base_load, self.tuned_load], dim=-1)
@@ -161,7 +154,7 @@ class DriftStatistic(State):
             bias=bias_drift(self._base, self._tuned),
             table_rows=None if self._base.table is None else self._base.table.shape[0],
             table_changed=table_changes(self._base.table, self._tuned.table),
-            renumbering=self._renumbering(),
+            renumbering=renumbering,
             shifts=load_shifts(self.base_load, self.tuned_load, documents),
         )
 
@@ -176,37 +169,11 @@ class DriftStatistic(State):
 
         return bootstrap(both, int((self.seen > 0).sum()), ratio)
 
-    def _renumbering(self) -> Renumbering | None:
-        """The order in which the tuned model's experts answer to the base's; None where it is the same order."""
-        now = _partners(self.together)
-        if now is None or now == list(range(len(now))):
-            return None
-        matched = int(self.together[torch.arange(len(now)), torch.tensor(now)].sum())
-        if matched <= int(self.kept.sum()):
-            return None
-        return Renumbering(now=now, overlap=matched / int(self.slots.sum()))
-
 
 def _choice(gate: Gate, inputs: Tensor) -> Tensor | None:
     logits = gate.logits(inputs)
     scores = None if logits is None else gate.scores(logits)
     return None if scores is None else gate.choose(gate.selection(scores))
-
-
-def _partners(together: Tensor) -> list[int] | None:
-    """For each row the column it meets most, if those are all different; rows that met nothing take what is left."""
-    now: list[int | None] = [int(row.argmax()) if int(row.sum()) else None for row in together]
-    taken = {column for column in now if column is not None}
-    if len(taken) < sum(column is not None for column in now):
-        return None
-    left = sorted(set(range(len(now))) - taken)
-    found = []
-    for row, column in enumerate(now):
-        if column is None:
-            column = row if row in left else left[0]
-            left.remove(column)
-        found.append(column)
-    return found
 
 
 def total_variation(loads: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.records.saved import SavedRecords
 from moeprobe.statistics.drift import DriftStatistic
+from moeprobe.statistics.expert_order import ExpertOrder
 
 _OTHER_TOKENS = (
     "The base was recorded on other tokens than the tuned model reads; use the same texts, recipe and tokenizer for "
@@ -47,7 +48,7 @@ class Pairing:
         self._records = records
         self._documents = documents
         self._batch = 0
-        self._statistics: dict[str, DriftStatistic] = {}
+        self._statistics: dict[str, tuple[DriftStatistic, ExpertOrder]] = {}
 
     def update(self, tuned: Record) -> None:
         """Compare one record with the base's of the same batch.
@@ -64,12 +65,12 @@ class Pairing:
             return
         if not _same_tokens(base, tuned):
             raise ComparisonError(_OTHER_TOKENS)
-        statistic = self._statistics.get(tuned.router.path)
-        if statistic is None:
+        if tuned.router.path not in self._statistics:
             check_shape(partner, tuned.router)
-            statistic = DriftStatistic(base.gate, tuned.gate, self._documents)
-            self._statistics[tuned.router.path] = statistic
-        statistic.update(base, tuned)
+            drift = DriftStatistic(base.gate, tuned.gate, self._documents)
+            self._statistics[tuned.router.path] = drift, ExpertOrder(base.gate)
+        for statistic in self._statistics[tuned.router.path]:
+            statistic.update(base, tuned)
 
     def flush(self) -> None:
         """Go on to the next batch."""
@@ -92,7 +93,8 @@ class Pairing:
             path = one.router.path
             if path not in self._statistics or not (one.router.verified and self.partners[path].router.verified):
                 continue
-            drift = self._statistics[path].value(_rounding(self.partners[path], one))
+            statistic, order = self._statistics[path]
+            drift = statistic.value(_rounding(self.partners[path], one), order.value())
             if drift is not None:
                 found[path] = drift
         return found
