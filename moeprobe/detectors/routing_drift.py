@@ -138,11 +138,12 @@ def _judge_order(case: Case[RoutingDriftLimits], drift: Drift) -> bool:
         return False
     experts = [old for old, new in enumerate(found.now) if old != new]
     moves = [f"{old} is now {found.now[old]}" for old in experts]
+    told = ", ".join(moves[:4]) + (" ..." if moves[4:] else "")
     case.find(
         "warning",
-        f"{listed(experts, 'expert')} of the base stand elsewhere ({', '.join(moves[:4])}{' ...' if moves[4:] else ''}): "
-        f"the correlation with the base is {number(found.likeness)} in that order and "
-        f"{number(found.likeness_as_is)} in the old one (the limit is {number(limits.order_warning)})",
+        f"{listed(experts, 'expert')} of the base stand elsewhere ({told}): the correlation with the base is "
+        f"{number(found.likeness)} in that order and {number(found.likeness_as_is)} in the old one "
+        f"(the limit is {number(limits.order_warning)})",
         quantity="correlation with the base's expert of the same number",
         measured=found.likeness_as_is,
         limit="order_warning",
