@@ -42,8 +42,8 @@ changed model's inputs, *floor* the total variation of the load between two samp
 ratio* the largest change of an expert's load (from a factor of 2 on), *warnings* the findings of
 [routing-drift](detectors/routing-drift.md) with its default limits.
 
-The limits lie between what is normal (bfloat16, gentle training) and what is not (a rate that wrecks the model). They
-are no measure of quality: whether the loss suffered is another question, see the detector's page.
+The limits lie between bfloat16 or gentle training (1e-4 and below) and ten times that rate. They are no measure of
+quality: whether the loss suffered is another question, see the detector's page.
 """
 
 Change = Callable[[PreTrainedModel, PreTrainedTokenizerBase], None]

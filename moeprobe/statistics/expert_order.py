@@ -68,7 +68,7 @@ class ExpertOrder(State):
         now = likeness.argmax(dim=-1)
         rows = torch.arange(len(now))
         moved = now != rows
-        if not bool(moved.any()) or len(now.unique()) < len(now):
+        if not bool(moved.any()) or len(set(now.tolist())) < len(now):
             return None
         return Renumbering(
             now=now.tolist(),

@@ -22,7 +22,7 @@ assert not heavy, heavy
     "arguments",
     [
         ["--help"], ["--version"], ["analyze", "--help"], ["demo", "--help"], ["routers", "--help"], ["explain"],
-        ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
+        ["diff", "--help"], ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
     ],
     ids=" ".join,
 )  # fmt: skip
