@@ -22,7 +22,8 @@ assert not heavy, heavy
     "arguments",
     [
         ["--help"], ["--version"], ["analyze", "--help"], ["demo", "--help"], ["routers", "--help"], ["explain"],
-        ["diff", "--help"], ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
+        ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
+        ["diff", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip
