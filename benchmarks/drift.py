@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py --out docs/routing-drift.md
 
-The limits of routing-drift stand above the first rows of this table and below the last. Takes some five minutes on
+The limits of routing-drift stand above the first rows of this table and below the last. Takes some ten minutes on
 two cores.
 """
 
