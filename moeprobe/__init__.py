@@ -26,6 +26,7 @@ _HOMES = {
     "Result": "moeprobe.findings.result",
     "Router": "moeprobe.findings.router",
     "analyze": "moeprobe.pipeline",
+    "diff": "moeprobe.comparison",
     "record": "moeprobe.records.recorder",
 }
 
@@ -39,10 +40,12 @@ __all__ = [
     "Result",
     "Router",
     "analyze",
+    "diff",
     "record",
 ]
 
 if TYPE_CHECKING:
+    from moeprobe.comparison import diff
     from moeprobe.errors import MoeprobeError
     from moeprobe.findings.evidence import Evidence
     from moeprobe.findings.finding import Finding

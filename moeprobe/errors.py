@@ -8,6 +8,7 @@
     |   |-- IncompleteError       no config, no weights, a missing shard, a truncated file, no tokenizer
     |   |-- UnsafeError           pickle weights, or code that the checkpoint wants to run
     |   `-- NotMoEError           a dense model, or a model type in which no router was found
+    |-- ComparisonError           two models, or what was saved of them, cannot be compared
     |-- ProbeError                the probe texts cannot be read or are empty
     |-- RecordingError            a recording was used wrongly (nested, or read before it ended)
     `-- OutputError               the report cannot be written
@@ -55,6 +56,10 @@ class UnsafeError(CheckpointError):
 
 class NotMoEError(CheckpointError):
     """The model has no routers that moeprobe can find."""
+
+
+class ComparisonError(MoeprobeError):
+    """Two models, or what was saved of them, cannot be compared."""
 
 
 class ProbeError(MoeprobeError):

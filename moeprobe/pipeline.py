@@ -1,43 +1,26 @@
 """The story on one screen: open -> find -> record -> summarise -> judge -> Result."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import embedding_shape, load_model, load_tokenizer, skeleton
-from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
-from moeprobe.checkpoint.provenance import describe_environment, describe_model
+from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import CheckpointError, NotMoEError, OptionError
+from moeprobe.errors import CheckpointError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.loss import no_loss, no_optimum
 from moeprobe.experiments.run import run_experiments
 from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse_other_probe
-from moeprobe.findings.evidence import Evidence, Experiments, RouterEvidence
+from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Result, Unchecked, load_baseline
-from moeprobe.findings.router import Router
+from moeprobe.measure import measure, not_read, open_model
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
-from moeprobe.records.record import Record
-from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording
-from moeprobe.records.run import run_probe
 from moeprobe.records.store import RecordStore
-from moeprobe.routers.alone import read_alone
-from moeprobe.routers.find import Site, find_sites
-from moeprobe.routers.gate import Gate
-from moeprobe.routers.still import read_still
-from moeprobe.routers.stored import with_stored_dtypes
-from moeprobe.routers.weights import expert_weights, gate_weights
-from moeprobe.statistics.collect import Collector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,200 +88,64 @@ def analyze(
     documents = load_documents(recipe.probe.texts)
     bars = Progress(progress)
 
-    checkpoint, live, reader, unloaded = _open(
-        model, tokenizer, revision, dtype, device_map, trust_remote_code, progress, suits
+    opened = open_model(
+        model,
+        tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+        suits=suits,
     )
-    vocabulary, _ = embedding_shape(live)
-    batches = make_batches(documents, reader, recipe.probe, vocabulary)
+    batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
     read = batches.facts(recipe.probe.texts)
     if before is not None:
         refuse_other_probe(before, read)
 
-    token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
-    collector = Collector([d.source for d in batches.documents], token_ids, recipe.seed)
     gradient = GradientTest()
     store = RecordStore(Path(save_records)) if save_records else None
-    sinks = [collector.update, gradient.update, *([store.update] if store else [])]
+    sinks = [gradient.update, *([store.update] if store else [])]
+    measured = measure(opened, batches, recipe.seed, bars, sinks, store.flush if store else lambda: None)
 
-    def sink(record: Record) -> None:
-        for take in sinks:
-            take(record)
-
-    recording = run_probe(live, bars.over(batches.batches, "probing"), sink, store.flush if store else lambda: None)
-
-    headers = read_headers(checkpoint.shards) if checkpoint else {}
-    gates = [with_stored_dtypes(gate, headers) for gate in _gates(recording, live.config)]
-    sites = {site.path: site for site in recording.sites}
-    ran = recording.failure is None
-    seen = {gate.router.path: collector.activations(gate.router.path) if ran else None for gate in gates}
     experiments = Experiments()
-    if ran:
+    if measured.ran:
+        recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
         with bars.counting("loss tests") as tick:
-            experiments = run_experiments(live, recording.sites, recording.routers, batches, seen, recipe, tick)
+            experiments = run_experiments(opened.live, recording.sites, recording.routers, batches, seen, recipe, tick)
     evidence = Evidence(
-        model_type=str(live.config.model_type),
-        dtype=str(live.dtype).removeprefix("torch."),
-        routers=[
-            RouterEvidence(
-                router=gate.router,
-                weights=gate_weights(gate, vocabulary),
-                experts=expert_weights(sites[gate.router.path], gate),
-                activations=seen[gate.router.path],
-            )
-            for gate in gates
-        ],
+        model_type=measured.model.model_type,
+        dtype=opened.dtype,
+        routers=measured.routers,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
-        probe=read if ran else None,
+        probe=read if measured.ran else None,
     )
     judgement = judge(evidence, detectors, effective)
-    if not ran and not judgement.findings:
+    if not measured.ran and not judgement.findings:
         raise CheckpointError(
-            f"Nothing could be checked: {recording.failure}, and the weights alone show no fault in the routers."
+            f"Nothing could be checked: {measured.recording.failure}, "
+            "and the weights alone show no fault in the routers."
         )
     bars_used = {name: dict(limit) for name, limit in effective.items()}
+    when = datetime.fromtimestamp(started, UTC)
     return Result(
-        model=describe_model(checkpoint, live, [site.router for site in recording.sites]),
+        model=measured.model,
         evidence=evidence,
         checks=judgement.checks,
         findings=judgement.findings,
-        not_checked=_not_checked(recording, unloaded, recipe),
+        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)],
         recipe=recipe.model_dump(),
         limits=bars_used,
-        environment=describe_environment(live, command, datetime.fromtimestamp(started, UTC), time.time() - started),
+        environment=describe_environment(opened.live, command, when, time.time() - started),
         baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
     )
 
 
-def _open(
-    model: "str | Path | PreTrainedModel",
-    tokenizer: "str | PreTrainedTokenizerBase | None",
-    revision: str | None,
-    dtype: str,
-    device_map: str | None,
-    trust_remote_code: bool,
-    progress: bool,
-    suits: Callable[[str], None],
-) -> "tuple[Checkpoint | None, PreTrainedModel, PreTrainedTokenizerBase, list[Unchecked]]":
-    """The checkpoint (None for a model that was given loaded), the model, its tokenizer, what was not loaded.
-
-    ``suits`` raises for a model type that cannot be analysed as asked; it is called before weights are read.
-    """
-    if not isinstance(model, str | Path):
-        if tokenizer is None or isinstance(tokenizer, str):
-            raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
-        suits(str(model.config.model_type))
-        return None, model.eval(), tokenizer, []
-
-    def look_first(opened: Checkpoint) -> None:
-        _refuse_dense(opened, trust_remote_code=trust_remote_code)
-        suits(opened.model_type)
-
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        before_weights=look_first,
-    )
-    reader = (
-        load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-        if tokenizer is None or isinstance(tokenizer, str)
-        else tokenizer
-    )
-    loaded = load_model(
-        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
-    )
-    unloaded = [
-        Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
-        for name in loaded.missing
-    ]
-    unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
-    return checkpoint, loaded.model, reader, unloaded
-
-
-def _refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
-    """Look for routers in the model's skeleton, before any weight is fetched or read."""
-    if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
-        raise NotMoEError(
-            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
-            "moeprobe inspects Mixture-of-Experts checkpoints."
-        )
-
-
-def _gates(recording: Recording, config: Any) -> list[Gate]:
-    """Every router's facts and tensors; one that could not be recorded is read without running it."""
-    recorded = {gate.router.path: gate for gate in recording.gates}
-    gates = []
-    for site in recording.sites:
-        if site.path in recorded:
-            gates.append(recorded[site.path])
-        else:
-            reason = recording.failure or recording.unread.get(site.path, "the router was never called")
-            with suppress(ValueError):
-                gate = read_still(site, config, reason)
-                ran = recording.failure is None
-                facts = {"bypassed": ran and reason == GONE_AROUND, "reached": not ran or reason != NEVER_REACHED}
-                gates.append(gate.with_router(gate.router.model_copy(update=facts)))
-    return gates
-
-
-def _not_checked(recording: Recording, unloaded: list[Unchecked], recipe: Recipe) -> list[Unchecked]:
-    """What could not be looked at, and why."""
-    found = [Unchecked(what=path, why=reason) for path, reason in recording.unread.items()]
-    if recording.failure is not None:
-        found.append(Unchecked(what="everything that needs a forward pass", why=recording.failure))
-    found += unloaded
-    model, left_out = recording.model, f"the recipe {recipe.name} leaves it out"
-    for what, wanted, why_not in (
+def _left_out(recipe: Recipe, model: "PreTrainedModel") -> list[Unchecked]:
+    """The loss tests that were not run, and why."""
+    left_out = f"the recipe {recipe.name} leaves it out"
+    tests = (
         ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model)),
         ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model)),
-    ):
-        if why_not or not wanted:
-            found.append(Unchecked(what=what, why=why_not or left_out))
-    return found
-
-
-def routers(
-    model: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: str = "auto",
-    device_map: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = False,
-) -> list[Router]:
-    """Facts of every router of a checkpoint, from its config and weights, without a text.
-
-    Raises:
-        MoeprobeError: the checkpoint cannot be used, or none of its routers can be run alone.
-
-    """
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        before_weights=partial(_refuse_dense, trust_remote_code=trust_remote_code),
     )
-    live = load_model(
-        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
-    ).model
-    headers = read_headers(checkpoint.shards)
-    vocabulary, hidden = embedding_shape(live)
-    found, refused = [], ""
-    for site in find_sites(live):
-        try:
-            gate = _read_without_text(site, live.config, hidden, vocabulary)
-            found.append(with_stored_dtypes(gate, headers).router)
-        except ValueError as error:
-            refused = f"{site.path}: {error}"
-    if not found:
-        raise NotMoEError(f"No router of {model} can be read without a forward pass ({refused}); use analyze.")
-    return found
-
-
-def _read_without_text(site: Site, config: Any, hidden_size: int, vocabulary: int) -> Gate:
-    """Measured alone where the router can run alone, else what its tensors and the config say."""
-    try:
-        return read_alone(site, config, hidden_size, vocabulary)
-    except ValueError as error:
-        return read_still(site, config, str(error))
+    return [Unchecked(what=what, why=why or left_out) for what, wanted, why in tests if why or not wanted]

@@ -22,14 +22,14 @@ What moeprobe measures on every MoE family of transformers {version}. Each row i
 nothing in it is recited. Made by `python scripts/families.py`; the tests measure every row again.
 
 - **recorded**: *exact* means that rows, experts, weights and logits are, bit for bit, what the experts received or
-  executed, seen by replacing their forward passes: in float32 and bfloat16, with padding on the right and on the left.
-  The tests hold the same for gradients, `inference_mode`, `generate()` and the eager, batched_mm and grouped_mm experts.
+  executed, seen by replacing their forward passes: in float32 and bfloat16, with padding on the right and on the
+  left. The tests hold the same for gradients, `inference_mode`, `generate()` and eager, batched_mm and grouped_mm.
 - **sites**: routers that a text reaches, of those that there are.
 - **score**, **weights**, **factor**, **bias**, **groups**: the rule that reproduces the recorded weights and choice.
-  *none fits*: neither softmax, sigmoid nor sqrtsoftplus explains the weights (Phi-3.5-MoE's sparsemixer). A softmax over
-  the chosen logits and a renormalised softmax over all are the same. Groups are ranked by their best member (max) or by
-  the sum of the two best; where no score is negative, filling groups that are left out with 0 or with minus infinity
-  gives the same choice.
+  *none fits*: neither softmax, sigmoid nor sqrtsoftplus explains the weights (Phi-3.5-MoE's sparsemixer). A softmax
+  over the chosen logits and a renormalised softmax over all are the same. Groups are ranked by their best member (max)
+  or by the sum of the two best; where no score is negative, filling groups that are left out with 0 or with minus
+  infinity gives the same choice.
 - **on the output**: a factor on the experts' output that the weights do not hold; ? where the block does something
   else to it (a norm, another width, a sum that is divided).
 - **in bfloat16**: dtypes after `from_pretrained(dtype=bfloat16)`; ? where a step does not run inside the router.

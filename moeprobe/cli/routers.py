@@ -17,8 +17,8 @@ def command(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
     Each router is run on its own on random input, and the rule that it follows is fitted to what it returns.
     """
-    from moeprobe.pipeline import routers
     from moeprobe.reporting.terminal import router_table
+    from moeprobe.survey import routers
 
     found = routers(model, progress=not quiet and sys.stderr.isatty(), **options)
     if as_json:

@@ -11,6 +11,7 @@ from moeprobe.detectors import (
     bias_balance,
     bias_runaway,
     broken_contract,
+    drift_causes,
     duplicate_experts,
     flatness,
     hash_boundary,
@@ -191,4 +192,5 @@ _RULES: tuple[Explains, ...] = (
     _behind_a_wrong_size,
     _no_choice_to_test,
     _no_tie_either,
+    drift_causes.drift_from_above,
 )

@@ -18,6 +18,7 @@ from moeprobe.detectors.hash_boundary import HashBoundary
 from moeprobe.detectors.low_precision import LowPrecision
 from moeprobe.detectors.overloaded_experts import OverloadedExperts
 from moeprobe.detectors.permuted_experts import PermutedExperts
+from moeprobe.detectors.routing_drift import RoutingDrift
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
 from moeprobe.detectors.untrained_gate import UntrainedGate
@@ -39,6 +40,7 @@ DETECTORS: tuple[Detector[Any], ...] = (
     PermutedExperts(),
     DuplicateExperts(),
     UntrainedGate(),
+    RoutingDrift(),
 )
 
 

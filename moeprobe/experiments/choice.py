@@ -18,7 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from moeprobe.experiments.loss import DocumentLosses, TokenLosses, token_losses
 from moeprobe.experiments.paired import interval, paired, share
 from moeprobe.experiments.scale import multiplied
-from moeprobe.findings.evidence import ChoiceTest, Interval
+from moeprobe.findings.evidence import ChoiceTest
+from moeprobe.findings.numbers import Interval
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import Batch
 from moeprobe.routers.find import Site

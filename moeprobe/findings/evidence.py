@@ -5,27 +5,11 @@ not measured is None, and a detector that needs it says *skipped*.
 """
 
 from moeprobe.findings.contract import Contract
+from moeprobe.findings.drift import Base, Drift
+from moeprobe.findings.numbers import Interval, Quantiles
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.weights import ExpertWeights, GateShape
-
-
-class Interval(Plain):
-    """A statistic with its 99 % interval over documents (None where there are too few of them)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Quantiles(Plain):
-    """Quantiles over tokens, read off a histogram with fixed edges; None where nothing was seen."""
-
-    p01: float | None
-    p05: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
 
 
 class HashTable(Plain):
@@ -195,12 +179,13 @@ class Activations(Plain):
 
 
 class RouterEvidence(Plain):
-    """One router: its facts, its weights, its experts' weights, its activations."""
+    """One router: its facts, its weights, its experts' weights, its activations, its drift from a base model."""
 
     router: Router
     weights: GateWeights | None = None
     experts: ExpertWeights | None = None
     activations: Activations | None = None
+    drift: Drift | None = None
 
 
 class ScalePoint(Plain):
@@ -298,3 +283,4 @@ class Evidence(Plain):
     routers: list[RouterEvidence]
     experiments: Experiments | None = None
     probe: Probe | None = None
+    base: Base | None = None

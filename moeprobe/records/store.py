@@ -1,4 +1,4 @@
-"""RecordStore: the raw triples on disk, one safetensors file a batch."""
+"""RecordStore: the raw triples on disk, one safetensors file a batch, and the gates' own tensors beside them."""
 
 from pathlib import Path
 
@@ -7,10 +7,20 @@ from torch import Tensor
 
 from moeprobe.errors import OutputError
 from moeprobe.records.record import Record
+from moeprobe.routers.gate import Gate
+
+FIELDS = ("logits", "experts", "weights", "token_ids", "positions", "documents")
+"""What is kept of a record."""
+GATE_FIELDS = ("weight", "logit_bias", "selection_bias", "table")
+"""What is kept of a gate."""
+GATES = "gates.safetensors"
 
 
 class RecordStore:
     """Writes records as ``batch-00000.safetensors`` and so on; keys are ``<router path>/<field>``.
+
+    The tensors that choose (gate matrix, biases, hash table) go into ``gates.safetensors`` under keys of the
+    same form. Batches that an earlier run left in the folder are removed.
 
     Args:
         folder: made if it does not exist.
@@ -23,28 +33,47 @@ class RecordStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tensors: dict[str, Tensor] = {}
+        self._gates: dict[str, Gate] = {}
         self._batches = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("batch-*.safetensors"):
+                old.unlink()
         except OSError as error:
             raise OutputError(f"Cannot make the folder {folder} for records: {error.strerror}.") from error
 
     def update(self, record: Record) -> None:
         """Keep one record until the batch is flushed."""
-        for field in ("logits", "experts", "weights", "token_ids", "positions", "documents"):
+        self._gates.setdefault(record.router.path, record.gate)
+        for field in FIELDS:
             tensor = getattr(record, field)
             if tensor is not None:
                 self._tensors[f"{record.router.path}/{field}"] = tensor.cpu().contiguous()
 
     def flush(self) -> None:
-        """Write the records of one batch."""
-        target = self._folder / f"batch-{self._batches:05d}.safetensors"
+        """Write the records of one batch, and after the first one the gates."""
+        self._write(f"batch-{self._batches:05d}.safetensors", self._tensors)
+        if not self._batches:
+            self._write(GATES, _gate_tensors(self._gates))
+        self._tensors = {}
+        self._batches += 1
+
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        target = self._folder / name
         partial = target.with_suffix(".partial")
         try:
-            save_file(self._tensors, partial)
+            save_file(tensors, partial)
             partial.replace(target)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             raise OutputError(f"Cannot write {target}: {error}. Choose another folder, or make room.") from error
-        self._tensors = {}
-        self._batches += 1
+
+
+def _gate_tensors(gates: dict[str, Gate]) -> dict[str, Tensor]:
+    """Copies, since parameters may share memory; weights that accelerate has offloaded cannot be kept."""
+    found = {f"{path}/{field}": getattr(gate, field) for path, gate in gates.items() for field in GATE_FIELDS}
+    return {
+        key: tensor.detach().cpu().clone().contiguous()
+        for key, tensor in found.items()
+        if tensor is not None and tensor.device.type != "meta"
+    }

@@ -12,6 +12,7 @@ def pictures(result: Result) -> dict[str, Picture]:
         figures_findings.picture(f"finding-{place}", group, result) for place, group in enumerate(problems(result), 1)
     ]
     planned += [
+        figures_depth.drift(result),
         figures_load.heatmap(result),
         figures_load.max_vio(result),
         figures_depth.firmness(result),

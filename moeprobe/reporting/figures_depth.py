@@ -58,6 +58,18 @@ def magnitudes(result: Result) -> Picture | None:
     return _panels("magnitudes", "Size of the routed branch by depth", routers, panels, scale="log")
 
 
+def drift(result: Result) -> Picture | None:
+    """Agreement with the base model by depth, each with its 99 % interval over documents."""
+    routers = result.evidence.routers
+    panels = [
+        _interval_panel("share of the base's experts kept", "drift.overlap", routers),
+        _interval_panel("same sets, weighted by the base's margin", "drift.firm_sets", routers),
+        _interval_panel("L1 distance of the routing weights / their sum", "drift.weight_l1", routers),
+        _interval_panel("total variation of the load", "drift.load_tv", routers),
+    ]
+    return _panels("drift", "Against the base by depth", routers, panels)
+
+
 def bias(result: Result) -> Picture | None:
     """Spread of the selection bias by depth, its median removed: all experts, and the middle half."""
     routers, centred = [], []
@@ -124,6 +136,11 @@ def _quantile_panel(title: str, part: str, routers: Sequence[RouterEvidence]) ->
     middle, low, high = (
         _values(Quantity(title, at(f"activations.{part}.{name}")), routers) for name in ("p50", "p05", "p95")
     )
+    return Panel(title, middle, low, high)
+
+
+def _interval_panel(title: str, part: str, routers: Sequence[RouterEvidence]) -> Panel:
+    middle, low, high = (_values(Quantity(title, at(f"{part}.{name}")), routers) for name in ("value", "low", "high"))
     return Panel(title, middle, low, high)
 
 

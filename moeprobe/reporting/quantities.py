@@ -26,7 +26,7 @@ from moeprobe.reporting.words import interval, number
 _A = "activations."
 _LOGITS, _CHOICE = f"{_A}logits.", f"{_A}selection."
 _SIZE, _SUMS, _TABLE = f"{_A}magnitudes.", f"{_A}weights.", "weights.hash_table."
-_RULE, _SHAPE = f"{_A}contract.", "weights.shape."
+_RULE, _SHAPE, _DRIFT = f"{_A}contract.", "weights.shape.", "drift."
 
 QUANTITIES: dict[str, Quantity] = {
     "kind": Quantity("kind", at("router.kind")),
@@ -115,6 +115,14 @@ QUANTITIES: dict[str, Quantity] = {
     "largest_singular": Quantity("largest singular value / random", at(f"{_SHAPE}largest_singular")),
     "cosine_rms": Quantity("row cosines / random", at(f"{_SHAPE}cosine_rms")),
     "kurtosis": Quantity("kurtosis", at(f"{_SHAPE}kurtosis")),
+    "kept_experts": Quantity("experts kept", at(f"{_DRIFT}overlap.value")),
+    "same_sets": Quantity("same sets", at(f"{_DRIFT}same_sets.value")),
+    "firm_sets": Quantity("same sets by margin", at(f"{_DRIFT}firm_sets.value")),
+    "own_sets": Quantity("same sets, gate alone", at(f"{_DRIFT}own_sets.value")),
+    "weight_l1": Quantity("weights, L1", at(f"{_DRIFT}weight_l1.value")),
+    "load_tv": Quantity("load, TV", at(f"{_DRIFT}load_tv.value")),
+    "load_tv_floor": Quantity("floor of TV", at(f"{_DRIFT}load_tv_floor")),
+    "rows_changed": Quantity("table rows changed", at(f"{_DRIFT}table_changed")),
     "information": Quantity("information from the id", at(f"{_A}token_ids.information")),
     "information_null": Quantity("shuffled", at(f"{_A}token_ids.shuffled")),
 }
@@ -148,6 +156,9 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     ),
     "permuted-experts": ("kind", "std", "evenness"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
+    "routing-drift": (
+        "kept_experts", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor", "rows_changed",
+    ),
     "untrained-gate": ("coupling", "norm_variation", "largest_singular", "cosine_rms", "kurtosis"),
 }  # fmt: skip
 """Which numbers each detector looks at, in the order of its table."""

@@ -6,6 +6,7 @@ from moeprobe.reporting.against import against
 from moeprobe.reporting.appendix import tables
 from moeprobe.reporting.blocks import findings
 from moeprobe.reporting.document import Document, Heading, joined
+from moeprobe.reporting.drift import against_base
 from moeprobe.reporting.evidence import evidence, unchecked
 from moeprobe.reporting.figures import pictures
 from moeprobe.reporting.glance import glance
@@ -19,6 +20,7 @@ def report(result: Result, judged: Verdict | None = None) -> Document:
     drawn = pictures(result)
     return joined(
         short(result, judged),
+        against_base(result, drawn),
         glance(result, drawn),
         evidence(result),
         unchecked(result),

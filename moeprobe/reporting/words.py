@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from moeprobe.findings.evidence import Interval
+from moeprobe.findings.numbers import Interval
 
 MISSING = "–"
 """Printed for what was not measured; it never stands for zero."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moeprobe.findings.evidence import Quantiles
+from moeprobe.findings.numbers import Quantiles
 from moeprobe.statistics.statistic import counts
 
 

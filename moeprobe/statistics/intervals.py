@@ -1,14 +1,18 @@
 """Intervals over documents: tokens of one document are not independent, documents are (docs/science.md E4)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeprobe.findings.evidence import Interval
+from moeprobe.findings.numbers import Interval
 
 MINIMUM_DOCUMENTS = 30
 _DRAWS = 400
+ENDS = (0.005, 0.995)
+"""Of a 99 % interval."""
 
 
 def max_vio(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -25,13 +29,30 @@ def max_vio_interval(clusters: Tensor, used: int) -> Interval:
         used: documents seen; below 30 no interval is given.
 
     """
+    return bootstrap(clusters, used, max_vio)
+
+
+def bootstrap(clusters: Tensor, used: int, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Interval:
+    """A statistic of summed columns with its 99 % interval from a bootstrap over document clusters.
+
+    Args:
+        clusters: [clusters, columns] of what the statistic adds up, none negative; empty clusters are left out.
+        used: documents seen; below 30 no interval is given.
+        statistic: [..., columns] sums to [...] values.
+
+    """
     data = clusters[clusters.sum(dim=-1) > 0].double().numpy()
-    value = float(max_vio(data.sum(axis=0))) if data.size else 0.0
+    value = float(statistic(data.sum(axis=0)))
     if used < MINIMUM_DOCUMENTS or data.shape[0] < 2:
         return Interval(value=value)
-    draws = np.random.default_rng(0).multinomial(data.shape[0], np.full(data.shape[0], 1 / data.shape[0]), size=_DRAWS)
-    low, high = np.quantile(max_vio(draws @ data), [0.005, 0.995])
+    low, high = np.quantile(statistic(resamples(data.shape[0]) @ data), ENDS)
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def resamples(clusters: int, seed: int = 0) -> NDArray[np.float64]:
+    """How often each of ``clusters`` clusters is drawn in each bootstrap sample, [samples, clusters]."""
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=_DRAWS)
+    return drawn.astype(np.float64)
 
 
 def uniform_floor(tokens: int, experts: int, k: int, draws: int = 64) -> float:

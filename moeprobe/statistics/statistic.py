@@ -10,25 +10,17 @@ from moeprobe.findings.plain import Plain
 from moeprobe.statistics.observation import Observation
 
 
-class Statistic(ABC):
+class State:
     """A fixed-size state over tokens.
 
     The state lives in tensors named in ``added`` (int64 counts and float64 sums: they merge by addition),
-    ``least`` and ``most`` (they merge by minimum and maximum). Nothing else may change in ``update``, so every
+    ``least`` and ``most`` (they merge by minimum and maximum). Nothing else may change in an update, so every
     subclass merges, moves and compares by the code below.
     """
 
     added: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[tuple[str, ...]] = ()
     most: ClassVar[tuple[str, ...]] = ()
-
-    @abstractmethod
-    def update(self, seen: Observation) -> None:
-        """Take in the tokens of one record."""
-
-    @abstractmethod
-    def value(self) -> Plain | None:
-        """The statistic as plain numbers; None where nothing was seen or it does not apply."""
 
     def merge(self, other: Self) -> None:
         """Take in everything that ``other`` has seen."""
@@ -42,6 +34,18 @@ class Statistic(ABC):
     def state(self) -> dict[str, Tensor]:
         """The whole state, on the CPU."""
         return {name: getattr(self, name).cpu() for name in (*self.added, *self.least, *self.most)}
+
+
+class Statistic(State, ABC):
+    """A state that is fed the records of one model."""
+
+    @abstractmethod
+    def update(self, seen: Observation) -> None:
+        """Take in the tokens of one record."""
+
+    @abstractmethod
+    def value(self) -> Plain | None:
+        """The statistic as plain numbers; None where nothing was seen or it does not apply."""
 
 
 def _lexicographic(first: Tensor, second: Tensor, least: bool) -> Tensor:

@@ -2,7 +2,8 @@
 
 import torch
 
-from moeprobe.findings.evidence import Quantiles, Weights
+from moeprobe.findings.evidence import Weights
+from moeprobe.findings.numbers import Quantiles
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation

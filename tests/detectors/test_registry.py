@@ -12,6 +12,7 @@ from moeprobe.detectors.registry import DETECTORS, choose, documentation, explai
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Backward, Evidence, Experiments
 
+from .drifted import against_base, drift, interval
 from .synthetic import (
     BFLOAT16,
     RANDOM,
@@ -51,6 +52,7 @@ EVERYTHING = [
     "permuted-experts",
     "duplicate-experts",
     "untrained-gate",
+    "routing-drift",
 ]
 
 
@@ -62,7 +64,7 @@ EVERYTHING = [
         (("MP301", "mp101"), (), ["flat-scores", "sqrt-nan"]),
         (("MP2", "s"), (), ["bias-runaway", "sqrt-nan", "scale-mismatch"]),
         ((), ("MP",), None),
-        (("MP",), ("hash-boundary", "MP4", "MP6", "MP7"), EVERYTHING[:3]),
+        (("MP",), ("hash-boundary", "MP4", "MP6", "MP7", "MP8"), EVERYTHING[:3]),
     ],
 )
 def test_choose(select: tuple, ignore: tuple, chosen: list[str] | None) -> None:
@@ -141,7 +143,8 @@ def sick_model() -> Evidence:
     """A model in which every detector finds something."""
     values = [float("nan")] + [0.0] * 15
     uneven = load([0, 8000, *[(TOKENS * K - 8000) // 14] * 14])
-    return evidence(
+    elsewhere = learned(8).model_copy(update={"drift": drift(firm_sets=interval(0.1))})
+    seen = evidence(
         hashed(0, {"out_of_range": 1}),
         learned(1, "sqrtsoftplus", facts={"selection_bias": bias(values)}, logits=logits(std=0.001)),
         learned(2, "sqrtsoftplus", logits=logits(smallest=-104.0), selection=selection(bias_only=0.7)),
@@ -151,6 +154,7 @@ def sick_model() -> Evidence:
         learned(5, contract=contract(other_weighting=TOKENS, other_weighting_biased=0)),
         learned(6, facts={"arithmetic": BFLOAT16}, selection=selection(flips_float32=0.4)),
         learned(7, gate_facts={"shape": RANDOM}, expert_facts={"coupling": 0.3, "identical": [[2, 5]]}),
+        elsewhere,
         experiments=Experiments(
             loss=2.0,
             scale=[curve(best=0.05)],
@@ -158,6 +162,7 @@ def sick_model() -> Evidence:
             gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
         ),
     )
+    return against_base(seen)
 
 
 def test_a_saved_result_is_judged_the_same() -> None:

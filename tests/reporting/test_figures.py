@@ -15,6 +15,7 @@ from moeprobe.reporting.canvas import Picture
 from moeprobe.reporting.figures import pictures
 from moeprobe.reporting.quantities import EVIDENCE, QUANTITIES
 from moeprobe.reporting.write import check_writable, write_report
+from tests.detectors.drifted import drifted, drifted_table
 from tests.reporting import samples
 
 EVERY = {
@@ -74,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> N
 
 
 def test_every_quantity_can_be_read_with_and_without_evidence() -> None:
-    whole = samples.healthy().evidence.routers
+    whole = [*samples.healthy().evidence.routers, drifted(), drifted_table()]
     bare = RouterEvidence(router=whole[0].router)
     for name, quantity in QUANTITIES.items():
         assert any(quantity.read(one) is not None for one in whole) or name == "logit_bound"

@@ -1,0 +1,83 @@
+"""Drift: one router against the same router of a base model, on the same tokens."""
+
+from moeprobe.findings.numbers import Interval
+from moeprobe.findings.plain import Plain
+
+
+class LoadShift(Plain):
+    """An expert whose load changed by a factor of two or more; loads in fair shares, ``ratio`` = tuned / base."""
+
+    expert: int
+    base: float
+    tuned: float
+    ratio: Interval
+
+
+class BiasDrift(Plain):
+    """Change of the selection bias without its median, which top-k cannot see.
+
+    ``largest`` is the largest absolute change, at ``expert``; ``spread`` is the interquartile range of the
+    base's bias.
+    """
+
+    largest: float
+    expert: int
+    spread: float
+
+
+class Renumbering(Plain):
+    """The experts in another order: ``now`` [columns] is where each expert of the base is found in the tuned model.
+
+    ``likeness`` is the mean correlation over tokens of the logits (in a hash layer: of who is chosen) of the experts
+    that moved with those at their new places, ``likeness_as_is`` with those at their old places.
+    """
+
+    now: list[int]
+    likeness: float
+    likeness_as_is: float
+
+
+class Drift(Plain):
+    """How one router's choice differs from the base's (docs/science.md A6). None: not measured.
+
+    ``overlap``: share of the base's experts that are still chosen (overlap@k). ``same_sets``: share of tokens
+    with the same set of experts. ``firm_sets``: the same, each token weighted by the base's margin between its
+    last chosen and first left-out expert, so that near-ties count little. ``weight_l1``: L1 distance of the routing
+    weights over the union of experts, relative to the base's sum (0 to 2). ``load_tv``: total variation between
+    the loads; ``load_tv_floor`` is its mean between two samples of documents drawn from the base alone.
+    ``logits``: root mean square change of the logits relative to the base's spread over experts (the
+    per-token offset, which softmax cannot see, is removed from softmax routers). ``own_sets``: share of tokens
+    that base and tuned gate send to the same set *given the same inputs*, the tuned model's, in float32.
+    ``rounding``: the larger share of sets, of base and tuned, that differs from a float32 recomputation of the
+    same router. ``nonfinite``: tokens left out of the logits' change. ``table_changed`` of ``table_rows`` rows of the
+    hash table differ (as sets).
+    """
+
+    tokens: int
+    documents: int
+    overlap: Interval
+    same_sets: Interval
+    firm_sets: Interval | None
+    weight_l1: Interval | None
+    load_tv: Interval
+    load_tv_floor: float | None
+    logits: Interval | None
+    nonfinite: int
+    own_sets: Interval | None
+    rounding: float | None
+    bias: BiasDrift | None
+    table_rows: int | None
+    table_changed: int | None
+    renumbering: Renumbering | None
+    shifts: list[LoadShift]
+
+
+class Base(Plain):
+    """The model that was compared with; ``saved`` names the result that it was read from, if it was."""
+
+    source: str
+    name: str
+    revision: str | None
+    dtype: str
+    saved: str | None = None
+    tokenizer: str = "the same"

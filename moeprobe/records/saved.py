@@ -1,0 +1,91 @@
+"""SavedRecords: what a RecordStore wrote, read back record by record."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from moeprobe.errors import ComparisonError
+from moeprobe.findings.router import Router
+from moeprobe.records.record import Record
+from moeprobe.records.store import FIELDS, GATE_FIELDS, GATES
+from moeprobe.routers.gate import Gate
+
+
+class SavedRecords:
+    """The records in a folder; one router of one batch is read at a time.
+
+    Args:
+        folder: what ``analyze --save-records`` wrote.
+        routers: facts of the routers, from the result beside the records.
+        tokens: tokens that the result counted; all of them must be there.
+
+    Raises:
+        ComparisonError: there are no records, or they are damaged, or belong to another result.
+
+    """
+
+    def __init__(self, folder: Path, routers: Sequence[Router], tokens: int) -> None:
+        self._folder = folder
+        self._batches = sorted(folder.glob("batch-*.safetensors"))
+        if not self._batches or not (folder / GATES).is_file():
+            raise ComparisonError(
+                f"{folder.parent} is a saved result without records, which a comparison needs; make it again with "
+                "`moeprobe analyze --save-records`, or give the checkpoint itself."
+            )
+        tensors = _read(folder / GATES)
+        self.gates = {router.path: _gate(router, tensors) for router in routers}
+        found = sum(self._tokens(batch) for batch in range(len(self)))
+        if found != tokens:
+            raise ComparisonError(
+                f"{folder} holds records of {found:,} tokens, and the result beside it has seen {tokens:,}; "
+                "make both again with `moeprobe analyze --save-records`."
+            )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def record(self, batch: int, path: str) -> Record | None:
+        """What the router at ``path`` decided in one batch; None where it did not fire."""
+        tensors = _read(self._batches[batch], path)
+        if "experts" not in tensors:
+            return None
+        gate = self.gates[path]
+        return Record(
+            router=gate.router,
+            logits=tensors.get("logits"),
+            experts=tensors["experts"],
+            weights=tensors["weights"],
+            token_ids=tensors.get("token_ids"),
+            positions=tensors["positions"],
+            documents=tensors["documents"],
+            gate=gate,
+        )
+
+    def _tokens(self, batch: int) -> int:
+        records = (self.record(batch, path) for path in self.gates)
+        return next((record.tokens for record in records if record is not None), 0)
+
+
+def _gate(router: Router, tensors: dict[str, Tensor]) -> Gate:
+    found = {field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS}
+    if found["selection_bias"] is None and router.selection_bias is not None:
+        found["selection_bias"] = torch.tensor(router.selection_bias.values)
+    return Gate(router=router, **found)
+
+
+def _read(file: Path, router: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a file under their keys, or those of one router under the names of their fields."""
+    try:
+        with safe_open(file, "pt") as opened:
+            if router is None:
+                return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is no dict
+            keys = set(opened.keys())
+            fields = [field for field in FIELDS if f"{router}/{field}" in keys]
+            return {field: opened.get_tensor(f"{router}/{field}") for field in fields}
+    except (SafetensorError, OSError) as error:
+        raise ComparisonError(
+            f"{file} cannot be read ({error}); make the records again with `moeprobe analyze --save-records`."
+        ) from error
