@@ -25,9 +25,11 @@ _HOMES = {
     "Recording": "moeprobe.records.recorder",
     "Result": "moeprobe.findings.result",
     "Router": "moeprobe.findings.router",
+    "Routing": "moeprobe.routers.routing",
     "analyze": "moeprobe.pipeline",
     "diff": "moeprobe.comparison",
     "record": "moeprobe.records.recorder",
+    "register_router": "moeprobe.routers.readers",
 }
 
 __all__ = [
@@ -39,9 +41,11 @@ __all__ = [
     "Recording",
     "Result",
     "Router",
+    "Routing",
     "analyze",
     "diff",
     "record",
+    "register_router",
 ]
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
     from moeprobe.recipe import Recipe
     from moeprobe.records.record import Record
     from moeprobe.records.recorder import Recording, record
+    from moeprobe.routers.readers import register_router
+    from moeprobe.routers.routing import Routing
 
 
 def __getattr__(name: str) -> Any:

@@ -163,7 +163,7 @@ def measure(
     live = opened.live
     recording = run_probe(live, bars.over(batches.batches, "probing"), sink, flush)
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
-    gates = [with_stored_dtypes(gate, headers) for gate in _gates(recording, live.config)]
+    gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
     routers = [
         RouterEvidence(
@@ -178,7 +178,7 @@ def measure(
     return Measured(recording, gates, routers, model)
 
 
-def _gates(recording: Recording, config: Any) -> list[Gate]:
+def every_gate(recording: Recording, config: Any) -> list[Gate]:
     """Every router's facts and tensors; one that could not be recorded is read without running it."""
     recorded = {gate.router.path: gate for gate in recording.gates}
     gates = []

@@ -1,20 +1,31 @@
-"""Survey: the facts of every router of a checkpoint without a text."""
+"""Survey: the facts of every router of a checkpoint without a text.
+
+The model runs once on random token ids, so that every fact is measured where the router stands: what it hands on,
+what its experts receive, what its block does with their output.
+"""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
 from moeprobe.errors import NotMoEError
 from moeprobe.findings.router import Router
-from moeprobe.measure import refuse_dense
-from moeprobe.routers.alone import read_alone
-from moeprobe.routers.find import Site, find_sites
-from moeprobe.routers.gate import Gate
-from moeprobe.routers.still import read_still
+from moeprobe.measure import every_gate, refuse_dense
+from moeprobe.records.arguments import text_arguments
+from moeprobe.records.recorder import Recording
+from moeprobe.records.run import input_device
 from moeprobe.routers.stored import with_stored_dtypes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ROWS, _LENGTH = 8, 64
+"""Random tokens of the run: enough to tell rules apart, seconds for any model that fits into memory."""
 
 
 def routers(
@@ -26,10 +37,10 @@ def routers(
     trust_remote_code: bool = False,
     progress: bool = False,
 ) -> list[Router]:
-    """Facts of every router of a checkpoint, from its config and weights, without a text.
+    """Facts of every router of a checkpoint, measured on random token ids.
 
     Raises:
-        MoeprobeError: the checkpoint cannot be used, or none of its routers can be run alone.
+        MoeprobeError: the checkpoint cannot be used, or nothing can be said about any of its routers.
 
     """
     checkpoint = open_checkpoint(
@@ -41,23 +52,44 @@ def routers(
     live = load_model(
         checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
     ).model
+    recording = _run(live)
     headers = read_headers(checkpoint.shards)
-    vocabulary, hidden = embedding_shape(live)
-    found, refused = [], ""
-    for site in find_sites(live):
-        try:
-            gate = _read_without_text(site, live.config, hidden, vocabulary)
-            found.append(with_stored_dtypes(gate, headers).router)
-        except ValueError as error:
-            refused = f"{site.path}: {error}"
+    found = [with_stored_dtypes(gate, headers).router for gate in every_gate(recording, live.config)]
     if not found:
-        raise NotMoEError(f"No router of {model} can be read without a forward pass ({refused}); use analyze.")
+        why = recording.failure or next(iter(recording.unread.values()), "none was called")
+        raise NotMoEError(f"Nothing can be said about the routers of {model} ({why}).")
     return found
 
 
-def _read_without_text(site: Site, config: Any, hidden_size: int, vocabulary: int) -> Gate:
-    """Measured alone where the router can run alone, else what its tensors and the config say."""
+def _run(model: "PreTrainedModel") -> Recording:
+    """Record one forward pass; a failure is kept in the recording."""
+    recording = Recording(model, sink=lambda _: None)
+    ids = _random_ids(model).to(input_device(model))
     try:
-        return read_alone(site, config, hidden_size, vocabulary)
-    except ValueError as error:
-        return read_still(site, config, str(error))
+        with recording, torch.no_grad():
+            model(**text_arguments(model, ids, torch.ones_like(ids)))
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        if error is recording.own_error:
+            raise
+        recording.failure = f"the model's forward pass fails ({type(error).__name__})"
+    return recording
+
+
+def _random_ids(model: "PreTrainedModel") -> torch.Tensor:
+    """Ids [rows, length] that the config gives no meaning: no image, no end of text."""
+    vocabulary, _ = embedding_shape(model)
+    special = set(_named_ids(model.config.to_dict()))
+    usable = torch.tensor([index for index in range(vocabulary) if index not in special])
+    picks = torch.randint(len(usable), (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(0))
+    return usable[picks]
+
+
+def _named_ids(config: dict[Any, Any]) -> list[int]:
+    """Every number, or list of numbers, that a config calls a token id or index."""
+    found: list[int] = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found += _named_ids(value)
+        elif str(name).endswith(("token_id", "token_ids", "token_index")):
+            found += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)]
+    return found

@@ -13,9 +13,9 @@ from moeprobe.cli.options import loading_options
 @click.option("--json", "as_json", is_flag=True, help="Every fact, as JSON lines.")
 @loading_options
 def command(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Print the facts of every router of MODEL: measured from config and weights, without any text.
+    """Print the facts of every router of MODEL, measured without any text.
 
-    Each router is run on its own on random input, and the rule that it follows is fitted to what it returns.
+    The model runs once on random token ids; the rule of each router is fitted to what it then does.
     """
     from moeprobe.reporting.terminal import router_table
     from moeprobe.survey import routers

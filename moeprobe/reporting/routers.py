@@ -26,23 +26,31 @@ def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = p
 
 
 def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
-    declared, bias, groups = router.declared, router.selection_bias, router.groups
+    declared, groups = router.declared, router.groups
     spare = router.score_columns - router.experts
     chosen = f"{router.top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
     shared = "gated" if router.shared_gate else "yes"
     return (
         ("chosen", f"by table, {chosen}" if router.kind == "hash" else f"top {chosen}"),
-        ("groups", f"best {groups.kept} of {groups.count}" if groups else MISSING),
+        ("groups", f"best {groups.kept} of {groups.count} by {groups.score}" if groups else MISSING),
         ("score function", _against(router.score_function, declared.score_function, word)),
         ("renormalised", _against(router.renormalised, declared.renormalised, word)),
         ("factor", _against(router.scaling_factor, declared.scaling_factor, word)),
+        ("factor of each expert", word(router.expert_scale) if router.expert_scale else MISSING),
         ("factor on the output", number(router.output_factor)),
-        ("selection bias", word(bias.dtype) if bias else _against(None, declared.selection_bias, word)),
+        ("selection bias", _bias(router, word)),
         ("logit bias", word(router.logit_bias.dtype) if router.logit_bias else MISSING),
         ("shared experts", shared if router.shared_experts else MISSING),
+        ("logits", MISSING if router.logits == "returned" else word(router.logits)),
         ("arithmetic", _arithmetic(router)),
         ("not verified", MISSING if router.verified else "yes"),
     )
+
+
+def _bias(router: Router, word: Writer) -> str:
+    if router.selection_bias is None:
+        return _against(None, router.declared.selection_bias, word)
+    return word(router.selection_bias.dtype) + (", on the logits" if router.bias_on == "logits" else "")
 
 
 def _arithmetic(router: Router) -> str:
