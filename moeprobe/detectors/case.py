@@ -25,15 +25,27 @@ L = TypeVar("L", bound=Limits)
 
 
 class Case(Generic[L]):
-    """One detector on one router, or on the whole model where ``subject`` is None."""
+    """One detector on one router, or on the whole model where ``subject`` is None.
 
-    def __init__(self, detector: str, code: str, limits: L, subject: RouterEvidence | None, probed: bool) -> None:
+    ``alone``: no other router has the same layer (encoder and decoder count their layers separately).
+    """
+
+    def __init__(
+        self,
+        detector: str,
+        code: str,
+        limits: L,
+        subject: RouterEvidence | None,
+        probed: bool,
+        alone: bool = True,
+    ) -> None:
         self.detector = detector
         self.code = code
         self.limits = limits
         self.subject = subject
         self.findings: list[Finding] = []
         self._probed = probed
+        self._alone = alone
         self._failures: list[str] = []
         self._skips: list[str] = []
         self._notes: list[str] = []
@@ -51,11 +63,13 @@ class Case(Generic[L]):
 
     @property
     def place(self) -> str:
-        """How a message names the router: by its layer where it has one."""
+        """How a message names the router: by its layer where it has one, with its path if it is not alone there."""
         if self.subject is None:
             return "All layers"
         layer = self.subject.router.layer
-        return f"Router {self.path}" if layer is None else f"Layer {layer}"
+        if layer is None:
+            return f"Router {self.path}"
+        return f"Layer {layer}" if self._alone else f"Layer {layer} ({self.path})"
 
     def find(
         self,

@@ -5,6 +5,7 @@ class of limits and a class of the detector, and name it in ``registry.py``.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
@@ -52,7 +53,10 @@ class Detector(ABC, Generic[L]):
     def open(self, evidence: Evidence, limits: L) -> list[Case[L]]:
         """Return one undecided case per router."""
         probed = evidence.probe is not None
-        return [Case(self.name, self.code, limits, router, probed) for router in evidence.routers]
+        in_layer = Counter(layer for layer, _ in {(one.router.layer, one.router.path) for one in evidence.routers})
+        return [
+            Case(self.name, self.code, limits, one, probed, in_layer[one.router.layer] == 1) for one in evidence.routers
+        ]
 
     def open_model(self, evidence: Evidence, limits: L) -> Case[L]:
         """Return an undecided case about the whole model."""

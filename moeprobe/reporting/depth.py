@@ -39,10 +39,14 @@ def depth(routers: Sequence[RouterEvidence]) -> Depth:
 def where(places: Iterable[tuple[int | None, str | None]], name: Callable[[str], str] = code) -> str:
     """Pairs of layer and router path in words: ``layers 3-7, 12``.
 
-    A router without a layer is named by its path, which ``name`` writes (marked unless told); neither
+    A router without a layer, or with one that several have, is named by its path, which ``name`` writes (marked unless told); neither
     layer nor path means the whole model.
     """
-    found = list(places)
+    found = list(dict.fromkeys(places))
+    numbers = [layer for layer, _ in found if layer is not None]
+    if len(set(numbers)) < len(numbers):
+        # Encoder and decoder, or both levels of a layer: a number alone does not say which.
+        found = [(None, path) for _, path in found]
     layers = sorted({layer for layer, _ in found if layer is not None})
     paths = list(dict.fromkeys(path for layer, path in found if layer is None and path is not None))
     parts = [f"layer{'' if len(layers) == 1 else 's'} {ranges(layers)}"] if layers else []
