@@ -27,7 +27,8 @@ where balancing by the sign rule ends. The load must agree with a certificate, o
 ## Limits
 
 - `bias_only_error` (0.9), `bias_only_warning` (0.5): share of tokens whose experts the bias alone gives.
-- `rounding_share` (0.25): rounding step over the interquartile range of a 16-bit bias.
+- `rounding_share` (0.25): rounding step over the interquartile range of a 16-bit bias; below it, a float32 bias that
+  was rounded while loading is an info.
 - `imbalance_ratio` (1.5): MaxVio with the bias over MaxVio without it, if their intervals are disjoint.
 - `offset_ratio` (3): common offset over interquartile range from which the offset is mentioned (info; a
   warning where the bias is held or used in 16 bits).
@@ -72,6 +73,7 @@ from moeprobe.findings.router import Bias
 NONFINITE = "the selection bias is not finite"
 STORED_ROUNDED = "the selection bias was rounded to 16 bits in the file"
 LOADED_ROUNDED = "the selection bias was rounded to 16 bits when it was loaded"
+ROUNDED_ON_LOAD = "loading rounded the selection bias, harmlessly"
 CONSTANT = "the selection bias was lost"
 CONSTANT_HERE = "the selection bias was lost in this layer"
 SETTLED = "the selection bias outweighs any score"
@@ -208,6 +210,16 @@ def _judge_rounding(case: Case[BiasRunawayLimits], bias: Bias) -> None:
             remedy="Keep the bias and the sum with the scores in float32, or subtract its mean"
             if risky
             else "Nothing; keep it in float32",
+        )
+    elif is_16bit(bias.dtype) and bias.stored_dtype and not is_16bit(bias.stored_dtype):
+        case.find(
+            "info",
+            f"the checkpoint holds the selection bias in {bias.stored_dtype}, and loading rounded it to {bias.dtype}, "
+            f"in steps of {number(coarsest)} at an interquartile range of {number(high - low)}",
+            quantity="rounding step over interquartile range",
+            measured=coarsest / (high - low) if high > low else math.inf,
+            cause=ROUNDED_ON_LOAD,
+            remedy="Nothing while the steps are this small; keep the bias in float32 where the family allows it",
         )
 
 

@@ -292,3 +292,11 @@ def test_a_bias_that_does_not_follow_the_balance_law(correlation: float, found: 
     seen = with_bias(around(0, 0.3), balance_law=BalanceLaw(correlation=correlation, slope=1.0))
     said = [f for f in run(NAME, seen)[1] if f.cause in (OPPOSED, UNRELATED)]
     assert [f.severity for f in said] == ([found] if found else [])
+
+
+def test_a_bias_that_loading_rounds_harmlessly_is_mentioned() -> None:
+    values = around(0, 0.2)
+    cast = learned(facts={"selection_bias": bias(values, "bfloat16", "float32")})
+    checks, findings = run(NAME, cast)
+    assert [(found.severity, found.cause) for found in findings] == [("info", bias_file.ROUNDED_ON_LOAD)]
+    assert checks[0].verdict == "clean"

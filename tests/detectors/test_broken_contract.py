@@ -152,3 +152,22 @@ def test_one_fault_of_code_is_one_problem() -> None:
     assert problems(judgement.findings)[0] == ("error", bc.BIASED_WEIGHTS)
     assert len(problems(judgement.findings)) == 1
     assert {f.cause for f in judgement.findings} == {bc.BIASED_WEIGHTS, scale_mismatch.UNEXPLAINED}
+
+
+def test_rows_that_other_experts_executed() -> None:
+    """The router itself did not verify, so nothing else is judged."""
+    facts = {"verified": False, "misdispatched": True, "reason": "the experts executed other rows"}
+    wrong = learned(facts=facts, contract=contract(ran=10_000, misplaced=10))
+    assert found(wrong) == [("error", bc.FOREIGN_EXPERTS, 0)]
+    assert found(learned(contract=contract(ran=10_000, misplaced=9))) == []
+
+
+def test_a_router_that_is_gone_around() -> None:
+    around = learned(facts={"verified": False, "bypassed": True, "reason": "never fired"}, weights_only=True)
+    assert found(around, learned(1)) == [("warning", bc.BYPASSED, 0)]
+
+
+def test_a_router_that_is_not_reached_is_skipped() -> None:
+    checks, findings = run(NAME, learned(facts={"verified": False, "reached": False, "reason": "never reached"}))
+    assert not findings
+    assert (checks[0].verdict, checks[0].reason) == ("skipped", "never reached")
