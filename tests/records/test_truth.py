@@ -1,4 +1,4 @@
-"""Recorded triples against ground truth that no hook of ours touches: the experts' forward, wrapped."""
+"""What a recording does to a model, and what it says of one that misbehaves; tests/zoo has the exactness."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,47 +52,6 @@ def hooks(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("padding", ["right", "left"])
-def test_records_equal_what_the_experts_received(family: str, dtype: torch.dtype, padding: str) -> None:
-    model = build(family, dtype)
-    inputs = batch(padding)
-    keep = inputs["attention_mask"].bool().reshape(-1)
-    with wrapped_experts(model) as truth, moeprobe.record(model) as recording, torch.no_grad():
-        model(**inputs)
-    assert not recording.unread
-    assert len(recording.records) == len(truth)
-    for record in recording.records:
-        ((index, weights),) = truth[record.router.path.rpartition(".")[0] + ".experts"]
-        assert torch.equal(record.experts, index[keep].long())
-        assert torch.equal(record.weights, weights[keep].float())
-        assert torch.equal(record.token_ids, inputs["input_ids"].reshape(-1)[keep])
-        assert record.router.verified, record.router.reason
-        assert record.logits is not None
-        assert record.logits.shape == (int(keep.sum()), record.router.score_columns)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_the_routers_own(family: str) -> None:
-    model = build(family)
-    logits: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if name.endswith(("gate", "router")):
-
-            def forward(*args, _name=name, _old=module.forward, **kwargs):
-                out = _old(*args, **kwargs)
-                logits[_name] = out[0].clone()
-                return out
-
-            module.forward = forward
-    with moeprobe.record(model) as recording, torch.no_grad():
-        model(**batch())
-    keep = batch()["attention_mask"].bool().reshape(-1)
-    for record in recording.records:
-        assert torch.equal(record.logits, logits[record.router.path][keep])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_recording_changes_nothing_and_leaves_nothing(family: str) -> None:
     model = build(family)
     with torch.no_grad():
@@ -138,16 +97,6 @@ def test_records_while_generating() -> None:
     assert torch.equal(first[1].experts, given[1][0].long())
     assert torch.equal(first[2].weights, given[2][1].float())
     assert first[1].positions.tolist() == [24, 24, 24]
-
-
-@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
-def test_every_experts_implementation(implementation: str) -> None:
-    model = build("deepseek_v3")
-    model.set_experts_implementation(implementation)
-    with moeprobe.record(model) as recording, torch.inference_mode():
-        model(**batch())
-    assert all(r.router.verified for r in recording.records)
-    assert len(recording.records) == 2
 
 
 def test_with_gradients() -> None:
