@@ -39,8 +39,8 @@ def depth(routers: Sequence[RouterEvidence]) -> Depth:
 def where(places: Iterable[tuple[int | None, str | None]], name: Callable[[str], str] = code) -> str:
     """Pairs of layer and router path in words: ``layers 3-7, 12``.
 
-    A router without a layer, or with one that several have, is named by its path, which ``name`` writes (marked unless told); neither
-    layer nor path means the whole model.
+    A router without a layer, or with one that several have, is named by its path, which ``name`` writes (marked
+    unless told); neither layer nor path means the whole model.
     """
     found = list(dict.fromkeys(places))
     numbers = [layer for layer, _ in found if layer is not None]

@@ -11,8 +11,8 @@ What stands in an output is told by shape and values, never by the name of a fam
 Routers whose output is none of these have a reader of their own (``routers.readers``).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ def read_output(output: Any, logits_index: int | None, count: int | None) -> Rou
         count: rows of the router's input; tells [rows, experts, capacity] from [batch, length, experts].
 
     """
-    parts = list(output) if isinstance(output, tuple | list) else [output]
+    parts = _parts(output)
     found = [(i, _shaped(p, count)) for i, p in enumerate(parts) if isinstance(p, Tensor)]
     tensors = [(i, t) for i, t in found if t is not None]
     floats = [(i, t) for i, t in tensors if t.is_floating_point()]
@@ -115,6 +115,17 @@ def read_choice(choice: Sequence[Tensor], floats: Sequence[Tensor], columns: int
             return _slots(single * mask.to(single.dtype), mask.bool())
     dense = next((f for f in floats if f.shape[-1] > 1 and _is_sparse(f)), None)
     return Routing() if dense is None else _slots(dense, dense != 0)
+
+
+def _parts(output: Any) -> list[Any]:
+    """The values of a tuple, a mapping or a dataclass, in order; anything else is one part."""
+    if isinstance(output, tuple | list):
+        return list(output)
+    if isinstance(output, Mapping):
+        return list(output.values())
+    if is_dataclass(output) and not isinstance(output, type):
+        return [getattr(output, field.name) for field in fields(output)]
+    return [output]
 
 
 def _shaped(tensor: Tensor, count: int | None) -> Tensor | None:

@@ -3,6 +3,9 @@
 Every block keeps what its experts execute in ``ran``: (row, expert, weight) of each call, noted where it happens.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,6 +55,30 @@ class RemoteGate(nn.Module):
         scores = F.linear(hidden.reshape(-1, HIDDEN), self.weight).softmax(dim=-1)
         weight, index = scores.topk(2, dim=-1, sorted=False)
         return index, weight, None
+
+
+@dataclass
+class Choice:
+    """What a gate may return instead of a tuple."""
+
+    router_logits: Tensor
+    weights: Tensor
+    experts: Tensor
+
+    def __getitem__(self, place: int) -> Tensor:
+        return (self.experts, self.weights)[place]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.experts, self.weights))
+
+
+class ObjectGate(RemoteGate):
+    """A gate that returns a dataclass."""
+
+    def forward(self, hidden: Tensor) -> Choice:
+        logits = F.linear(hidden.reshape(-1, HIDDEN), self.weight)
+        weight, index = logits.softmax(dim=-1).topk(2, dim=-1)
+        return Choice(logits, weight, index)
 
 
 class NoisyTopKGate(nn.Module):
