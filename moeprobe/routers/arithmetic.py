@@ -63,8 +63,21 @@ def observe(router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], we
 def quietly(router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a router once more, unseen: neither hooks nor whoever replaced the instance's forward are told.
 
-    Where accelerate keeps the weights elsewhere, its replacement is what brings them.
+    It gets copies and runs without the noise of training: some routers shake their input in place. Where
+    accelerate keeps the weights elsewhere, its replacement of forward is what brings them.
     """
-    if hasattr(router, "_hf_hook"):
-        return router.forward(*args, **kwargs)
-    return type(router).forward(router, *args, **kwargs)
+    copies = tuple(_copy(value) for value in args)
+    named = {name: _copy(value) for name, value in kwargs.items()}
+    training = [module for module in router.modules() if module.training]
+    router.eval()
+    try:
+        if hasattr(router, "_hf_hook"):
+            return router.forward(*copies, **named)
+        return type(router).forward(router, *copies, **named)
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,7 +1,7 @@
 """What a recording does to a model, and what it says of one that misbehaves; tests/zoo has the exactness."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import moeprobe
 from moeprobe.errors import NotMoEError, RecordingError
 from tests.families import FAMILIES, build
+from tests.zoo.case import build as zoo_model
+from tests.zoo.zoo import ZOO
 
 Triples = dict[str, list[tuple[Tensor, Tensor]]]
 
@@ -106,6 +108,29 @@ def test_with_gradients() -> None:
     loss.backward()
     assert model.model.layers[0].mlp.gate.weight.grad is not None
     assert not any(r.weights.requires_grad or r.logits.requires_grad for r in recording.records)
+
+
+@pytest.mark.parametrize("family", ["phimoe", "mixtral", "gemma4:text"])
+def test_training_goes_on_as_without_us(family: str) -> None:
+    """Some routers shake their input in place while training; running them again must not shake it again."""
+    case = next(case for case in ZOO if case.name == family)
+    losses, gradients = [], []
+    for watched in (False, True):
+        model = zoo_model(case).train()
+        for name in ("router_jitter_noise", "input_jitter_noise", "jitter_noise"):
+            for module in model.modules():
+                if hasattr(module, name):
+                    setattr(module, name, 0.1)
+        ids = batch()["input_ids"]
+        torch.manual_seed(0)
+        with moeprobe.record(model) if watched else nullcontext():
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert all(module.training for module in model.modules())
+    assert losses[0] == losses[1]
+    assert torch.equal(gradients[0], gradients[1])
 
 
 def test_experts_that_receive_something_else_are_not_verified() -> None:
