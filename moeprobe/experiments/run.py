@@ -57,6 +57,9 @@ def _scale(
     tick: Callable[[], None],
 ) -> Experiments:
     """Loss in a multiplier on the routed branch: of the whole model, and of the layers of the oddest sizes."""
+    sites = [site for site in sites if site.branch]
+    if not sites:
+        return Experiments()
     subset = batches.take(recipe.max_tokens, recipe.max_length)
     sources = [document.source for document in subset.documents]
     baseline = document_losses(model, subset.batches, len(sources), tick)
@@ -65,8 +68,8 @@ def _scale(
         return found
     curves = [scale_curve(model, sites, subset.batches, sources, None, baseline, tick)]
     for path in farthest(_sizes(seen), recipe.single_layers):
-        single = [site for site in sites if site.path == path]
-        curves.append(scale_curve(model, single, subset.batches, sources, path, baseline, tick))
+        if single := [site for site in sites if site.path == path]:
+            curves.append(scale_curve(model, single, subset.batches, sources, path, baseline, tick))
     return found.model_copy(update={"scale": curves})
 
 

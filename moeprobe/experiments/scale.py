@@ -108,8 +108,8 @@ def multiplied(sites: Sequence[Site], multiplier: float) -> Iterator[None]:
 
     with ExitStack() as stack:
         for site in sites:
-            if site.experts is not None:
-                stack.callback(site.experts.register_forward_hook(hook).remove)
+            for module in site.branch:
+                stack.callback(module.register_forward_hook(hook).remove)
         yield
 
 

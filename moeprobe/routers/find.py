@@ -40,6 +40,17 @@ class Site:
     expert_modules: tuple[nn.Module, ...] = ()
     reader: Reader | None = None
 
+    @property
+    def branch(self) -> tuple[nn.Module, ...]:
+        """The modules whose outputs add up to the routed branch; () where there are none that are called.
+
+        A list of experts is never called itself, and Doge's experts are rows of an embedding.
+        """
+        if self.experts is None or (self.reader is not None and self.reader.is_block):
+            return ()
+        listed = type(self.experts).forward in (nn.ModuleList.forward, nn.ModuleDict.forward)
+        return self.expert_modules if listed else (self.experts,)
+
 
 def find_sites(model: nn.Module) -> list[Site]:
     """All routed sites of ``model`` in the order of its modules; works on the meta device.

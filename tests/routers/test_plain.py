@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import moeprobe
 from moeprobe import Record
+from moeprobe.experiments.scale import multiplied
+from moeprobe.routers.find import find_sites
 from tests.routers.plain import (
     EXPERTS,
     HIDDEN,
@@ -148,3 +150,13 @@ def test_dropped_tokens_are_unused_slots() -> None:
     assert bool((record.experts == -1).all(dim=-1).any())
     assert bool((record.weights[record.experts == -1] == 0).all())
     assert torch.equal(table(record), block.ran)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_the_routed_branch_of_a_list_of_experts_can_be_scaled(name: str) -> None:
+    block, x = Block(GATES[name]()), torch.randn(2, 20, HIDDEN)
+    with torch.no_grad():
+        plain = block(x)
+        with multiplied(find_sites(block), 2.0):
+            doubled = block(x)
+    assert torch.equal(doubled, 2 * plain)
