@@ -67,9 +67,12 @@ def _scale(
     if not torch.isfinite(baseline.nats).all():
         return found
     curves = [scale_curve(model, sites, subset.batches, sources, None, baseline, tick)]
-    for path in farthest(_sizes(seen), recipe.single_layers):
-        if single := [site for site in sites if site.path == path]:
-            curves.append(scale_curve(model, single, subset.batches, sources, path, baseline, tick))
+    single = {site.path: [site] for site in sites}
+    curves += [
+        scale_curve(model, single[path], subset.batches, sources, path, baseline, tick)
+        for path in farthest(_sizes(seen), recipe.single_layers)
+        if path in single
+    ]
     return found.model_copy(update={"scale": curves})
 
 
