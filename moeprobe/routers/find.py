@@ -56,10 +56,10 @@ def find_sites(model: nn.Module) -> list[Site]:
     """All routed sites of ``model`` in the order of its modules; works on the meta device.
 
     A router is what has a reader, what transformers declares (class of ``router_logits``), and beside that every
-    module that stands next to a child named ``experts`` under a router's name or class name: the declaration is
-    incomplete (DeepSeek-V4's hash routers are missing from it). A declared block that holds other routers is not
-    one itself. A model without any of these, such as a gate on its own, is searched for modules whose class is
-    named like a gate.
+    module that stands next to the experts (a child named ``experts``, or a list of modules with *expert* in its
+    name that is not shared) under a router's name or class name: the declaration is incomplete (DeepSeek-V4's hash
+    routers are missing from it). A declared block that holds other routers is not one itself. A model without any
+    of these, such as a gate on its own, is searched for modules whose class is named like a gate.
     """
     modules = dict(model.named_modules())
     classes, class_names = declared_routers(model)
@@ -94,7 +94,7 @@ def expert_count(site: Site, columns: int) -> int:
             count = getattr(holder, name, None)
             if isinstance(count, int) and 0 < count <= columns:
                 return count
-    return columns
+    return min(columns, len(site.expert_modules)) or columns
 
 
 def _holders(path: str) -> list[str]:
@@ -112,10 +112,10 @@ def _join(parent: str, name: str) -> str:
 
 
 def _stands_beside_experts(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> bool:
-    if not path or _join(_parent(path), "experts") not in modules:
+    if not path:
         return False
-    name = path.rpartition(".")[2]
-    if name == "experts" or _SHARED_GATE.search(name):
+    name, experts = path.rpartition(".")[2], _experts_name(modules[_parent(path)])
+    if experts is None or name == experts or _SHARED_GATE.search(name):
         return False
     return bool(_ROUTER_NAME.match(name)) or bool(re.search(r"router", type(module).__name__, re.IGNORECASE))
 
@@ -150,10 +150,19 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
 
 
 def _experts(path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]) -> nn.Module | None:
-    name = "experts" if reader is None else reader.experts
-    if reader is not None and reader.is_block:
-        return modules.get(path + name)
-    return modules.get(_join(block_path, name))
+    if reader is None:
+        name = _experts_name(modules[block_path])
+        return modules.get(_join(block_path, name)) if name else None
+    return modules.get(path + reader.experts if reader.is_block else _join(block_path, reader.experts))
+
+
+def _experts_name(block: nn.Module) -> str | None:
+    """Name of the child that holds the routed experts, None where there is none."""
+    children = dict(block.named_children())
+    if "experts" in children:
+        return "experts"
+    lists = (name for name, child in children.items() if isinstance(child, nn.ModuleList | nn.ModuleDict))
+    return next((name for name in lists if "expert" in name and "shared" not in name), None)
 
 
 def _expert_modules(experts: nn.Module | None) -> tuple[nn.Module, ...]:

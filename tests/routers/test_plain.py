@@ -160,3 +160,23 @@ def test_the_routed_branch_of_a_list_of_experts_can_be_scaled(name: str) -> None
         with multiplied(find_sites(block), 2.0):
             doubled = block(x)
     assert torch.equal(doubled, 2 * plain)
+
+
+def test_lists_of_experts_by_another_name() -> None:
+    class Other(Block):
+        def __init__(self) -> None:
+            super().__init__(RemoteGate())
+            self.ffn_experts = self.experts
+            self.router = self.gate
+            del self.gate, self.experts
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.__dict__ |= {"gate": self.router, "experts": self.ffn_experts}
+            return super().forward(x)
+
+    block = Other()
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block(torch.randn(2, 20, HIDDEN))
+    (router,) = recording.routers
+    assert (router.path, router.experts, router.verified) == ("router", EXPERTS, True)
+    assert torch.equal(table(recording.records[0]), block.ran)
