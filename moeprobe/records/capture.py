@@ -11,6 +11,7 @@ from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.probabilities import is_probabilities, logits_behind
 from moeprobe.routers.routing import Routing, first_float, read_arguments, read_output, rows
 from moeprobe.routers.verify import same_routing
+from moeprobe.routers.watched import routing_by_rows
 
 
 class Capture:
@@ -26,6 +27,7 @@ class Capture:
         self._done = done
         self._inside = False
         self._probabilities: bool | None = None
+        self._ran: dict[int, tuple[Tensor, Tensor]] = {}
         self._norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
         self._norm_path: str | None = None
 
@@ -37,7 +39,7 @@ class Capture:
             handles.append(site.experts.register_forward_pre_hook(self._experts_arguments, with_kwargs=True))
             handles.append(site.experts.register_forward_hook(self._experts_output))
         for index, expert in enumerate(site.expert_modules):
-            handles.append(expert.register_forward_pre_hook(self._expert(index), with_kwargs=True))
+            handles.append(expert.register_forward_hook(self._expert(index), with_kwargs=True))
         if site.shared is not None:
             handles.append(site.shared.register_forward_hook(self._shared))
         if site.shared_gate is not None:
@@ -53,6 +55,7 @@ class Capture:
         """Forget a pass that did not end (an exception in the model)."""
         self.call = RouterCall()
         self._inside = False
+        self._ran.clear()
         self._norm_calls.clear()
 
     def flush(self) -> None:
@@ -109,14 +112,28 @@ class Capture:
     def _compare(self) -> bool | None:
         return same_routing(self.call.given, self.call.returned)
 
-    def _expert(self, index: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            taken = first_float((*args, *kwargs.values()))
-            if taken is not None:
-                executed = self.call.executed
-                executed[index] = executed.get(index, 0) + taken.shape[:-1].numel()
+    def _expert(self, index: int) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            call, taken = self.call, first_float((*args, *kwargs.values()))
+            if taken is None:
+                return
+            call.executed[index] = call.executed.get(index, 0) + taken.shape[:-1].numel()
+            if call.used.experts is None and call.returned.logits is not None and isinstance(output, Tensor):
+                self._ran[index] = (rows(taken).clone(), rows(output))
 
         return hook
+
+    def _by_rows(self) -> None:
+        """Where nothing showed the choice, tell it from what the experts executed."""
+        call, ran = self.call, self._ran
+        self._ran = {}
+        if not ran or call.inputs is None or call.returned.logits is None or call.block_output is None:
+            return
+        shared = call.gated_shared
+        routed = call.block_output.double() - (0 if shared is None else shared.double())
+        found = routing_by_rows(call.inputs, call.returned.logits, ran, routed)
+        if found is not None:
+            call.returned = found
 
     def _experts_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
@@ -158,6 +175,7 @@ class Capture:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
         self.call.block_output = None if found is None else rows(found)
         if self._inside:
+            self._by_rows()
             self._finish()
 
     def _finish(self) -> None:

@@ -120,23 +120,50 @@ def test_score_functions_are_measured() -> None:
 class LinearGate(nn.Module):
     """A block that chooses for itself: its gate is a plain Linear, its choice never leaves the forward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: str = "softmax", renormalise: bool = True, factor: float = 1.0) -> None:
         super().__init__()
-        self.gate = nn.Linear(HIDDEN, EXPERTS)
+        self.function, self.renormalise, self.factor = function, renormalise, factor
+        self.gate = nn.Linear(HIDDEN, EXPERTS, bias=False)
         self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+        self.shared_expert = Expert()
+        self.ran = torch.zeros(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        weights, chosen = self.gate(x).softmax(dim=-1).topk(2, dim=-1)
-        out = torch.zeros_like(x)
+        flat = x.reshape(-1, HIDDEN)
+        logits = self.gate(flat)
+        scores = logits.float().softmax(dim=-1) if self.function == "softmax" else logits.float().sigmoid()
+        weights, chosen = scores.topk(2, dim=-1)
+        if self.renormalise:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights = (weights * self.factor).to(x.dtype)
+        self.ran = torch.zeros(flat.shape[0], EXPERTS).scatter(1, chosen, weights.detach().float())
+        out = torch.zeros_like(flat)
         for index, expert in enumerate(self.experts):
             rows, slot = (chosen == index).nonzero(as_tuple=True)
-            out[rows] += expert(x[rows]) * weights[rows, slot, None]
-        return out
+            out.index_add_(0, rows, expert(flat[rows]) * weights[rows, slot, None])
+        return (out + self.shared_expert(flat)).reshape(x.shape)
 
 
-def test_what_does_not_show_its_choice_is_said() -> None:
-    block = LinearGate()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize("function", ["softmax", "sigmoid"])
+def test_a_block_that_chooses_for_itself(function: str, renormalise: bool, dtype: torch.dtype) -> None:
+    block = LinearGate(function, renormalise).to(dtype)
+    x = torch.randn(2, 40, HIDDEN).to(dtype)
+    x[1, 20:] = x[1, 19]  # equal rows, such as padding
     with moeprobe.record(block) as recording, torch.no_grad():
+        block(x)
+    (router,) = recording.routers
+    assert router.verified, router.reason
+    assert torch.equal(table(recording.records[0]), block.ran)
+    assert router.shared_experts == "shared_expert"
+
+
+def test_what_does_not_show_its_rule_is_said() -> None:
+    block = LinearGate()
+    block.experts[3].register_forward_hook(lambda _m, _a, out: out + 1)
+    with moeprobe.record(block) as recording, torch.no_grad():
+        block.forward = lambda x: LinearGate.forward(block, x).tanh()
         block(torch.randn(20, HIDDEN))
     assert not recording.records
     assert "does not show which experts were chosen" in recording.unread["gate"]
