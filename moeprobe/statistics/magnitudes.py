@@ -31,9 +31,11 @@ class MagnitudeStatistic(Statistic):
         """Take in the norms of one record."""
         record = seen.record
         if record.routed is not None:
-            finite = torch.isfinite(record.routed)
-            self.nonfinite += int((~finite).sum())
-            self.zero += int((record.routed == 0).sum())
+            # A token that was dropped or skipped has no routed output, rightly.
+            taken = (record.experts >= 0).any(dim=-1)
+            finite = torch.isfinite(record.routed) & taken
+            self.nonfinite += int((~torch.isfinite(record.routed)).sum())
+            self.zero += int(((record.routed == 0) & taken).sum())
             self.routed += _pair(record.routed[finite].double().square())
             for name, other in (("to_shared", record.shared), ("to_residual", record.residual)):
                 if other is not None:
