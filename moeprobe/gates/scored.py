@@ -48,8 +48,6 @@ def hash_table(logits: Tensor, token_ids: Tensor, table: Tensor, *, factor: floa
     return Decision(score, experts, combine(score, experts, renormalise=True, factor=factor))
 
 
-def _biased(
-    score: Tensor, bias: Tensor, k: int, groups: Groups | None, renormalise: bool, factor: float
-) -> Decision:
+def _biased(score: Tensor, bias: Tensor, k: int, groups: Groups | None, renormalise: bool, factor: float) -> Decision:
     experts = choose(selection_scores(score, bias, groups), k)
     return Decision(score, experts, combine(score, experts, renormalise=renormalise, factor=factor))

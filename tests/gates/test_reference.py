@@ -55,9 +55,7 @@ def same(decision: Decision, weights: Tensor, experts: Tensor) -> None:
         ("olmoe", "TopKRouter", False),
     ],
 )
-def test_softmax(
-    model: Callable[[str], nn.Module], family: str, ending: str, norm: bool, dtype: torch.dtype
-) -> None:
+def test_softmax(model: Callable[[str], nn.Module], family: str, ending: str, norm: bool, dtype: torch.dtype) -> None:
     theirs = router(model(family), ending).to(dtype)
     with torch.no_grad():
         logits, weights, experts = theirs(hidden().to(dtype))
