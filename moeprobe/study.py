@@ -35,7 +35,7 @@ def study_gates(
     max_tokens: int | None = None,
     layers: Collection[int] = (),
     rows: int = 4096,
-    plan: Plan = Plan(),
+    plan: Plan | None = None,
     seed: int = 0,
     revision: str | None = None,
     dtype: str = "auto",
@@ -52,7 +52,7 @@ def study_gates(
         max_tokens: tokens of text to read; None reads as many as ``analyze`` does.
         layers: decoder layers to study; none named studies all.
         rows: rows of logits to keep of every router, a seeded sample of all tokens.
-        plan: step, updates and batch of the balance rules.
+        plan: step, updates and batch of the balance rules; None takes their defaults.
         seed: drives the sample, the noise and the batches.
 
     Raises:
@@ -98,7 +98,7 @@ def study_gates(
             if sample.logits.shape[0] < LEAST_ROWS:
                 not_measured.append(Unchecked(what=path, why=_too_few(sample)))
             else:
-                found.append(_layer(sample, plan, seed))
+                found.append(_layer(sample, plan or Plan(), seed))
             tick()
     if not found:
         why = not_measured[-1] if not_measured else None

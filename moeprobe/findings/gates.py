@@ -63,7 +63,8 @@ class Alternative(Plain):
 class RuleRun(Plain):
     """One balance rule, run from a bias of zero.
 
-    ``max_vio`` and ``offset`` (the mean of the bias) are seen after the numbers of updates in ``updates``; the former on
+    ``max_vio`` and ``offset`` (the mean of the bias) are seen after the numbers of updates in ``updates``; the
+    former on
     rows that the rule does not see. ``settled``: first of ``updates`` from which MaxVio stays within twice its floor,
     None if it never does. ``final`` is the mean MaxVio of the last quarter, ``spread`` the standard deviation of the
     last bias over experts, ``law`` that bias against the law, ``own`` its correlation with the checkpoint's own.

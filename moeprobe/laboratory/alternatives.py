@@ -106,24 +106,26 @@ def derivative(logits: Tensor, function: ScoreFunction) -> Tensor:
 
 
 def steepest(function: ScoreFunction) -> float:
-    """The largest value that the derivative of a score can take: 1/4, and 0.319 for sqrt(softplus) near 1.26."""
+    """The largest value that the derivative of a score can take: 1/4, or that of sqrt(softplus) found on a grid."""
     if function != "sqrtsoftplus":
         return 0.25
     return float(derivative(torch.linspace(0, 3, 30_001, dtype=torch.float64), function).max())
 
 
 def steepness(logits: Tensor, function: ScoreFunction) -> Tensor:
-    """d ln(score) / d logit, without the common normaliser of a softmax: 1, 1 - sigma, sigma / (2 softplus)."""
+    """Give d ln(score) / d logit, without the common normaliser of a softmax: 1, 1 - sigma, sigma / (2 softplus)."""
     if function == "softmax":
         return torch.ones_like(logits)
     if function == "sigmoid":
         return (-logits).sigmoid()
-    return logits.sigmoid() / (2 * scores(logits, "sqrtsoftplus").square())
+    found: Tensor = logits.sigmoid() / (2 * scores(logits, "sqrtsoftplus").square())
+    return found
 
 
 def _effective(weights: Tensor) -> Tensor:
     """exp(entropy) of weights [rows, n] that sum to 1."""
-    return torch.special.entr(weights).sum(dim=-1).exp()
+    found: Tensor = torch.special.entr(weights).sum(dim=-1).exp()
+    return found
 
 
 def _tied(selection: Tensor, k: int) -> float:

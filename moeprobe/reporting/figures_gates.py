@@ -1,7 +1,7 @@
 """The figures of the gate laboratory: score functions by depth, and what the balance rules do."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeprobe.findings.gates import Alternative, Controller, GateLayer, GateReport
 from moeprobe.reporting.canvas import BLUE, GREEN, INK, ORANGE, Picture, along_depth, line, log_axis, svg
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"softmax": ORANGE, "sigmoid": GREEN, "sqrtsoftplus": BLUE}
-_RULES = {"sign": BLUE, "centred sign": GREEN, "proportional": ORANGE}
+_RULES: dict[str, dict[str, Any]] = {
+    "sign": {"color": BLUE, "linewidth": 2.2},
+    "centred sign": {"color": GREEN, "linestyle": "--"},  # on top of the sign rule, which has the same load
+    "proportional": {"color": ORANGE},
+}
 _SHOWN = 4
 """Routers whose controller is drawn, spread over the depth."""
 
@@ -40,7 +44,8 @@ def _functions(report: GateReport) -> Picture:
         ("Ties in bfloat16", lambda one: one.ties.get("bfloat16")),
     ]
     alt = (
-        f"Three panels by depth over {plural(len(layers), 'router')}, one line for softmax, sigmoid and sqrtsoftplus each: "
+        f"Three panels by depth over {plural(len(layers), 'router')}, one line for softmax, sigmoid and "
+        f"sqrtsoftplus each: "
         "effective number of experts of the weights, weight temperature, and share of tokens with a tie in bfloat16."
     )
 
@@ -90,7 +95,7 @@ def _controllers(report: GateReport) -> Picture | None:
 def _violation(axes: "Axes", controller: Controller, title: str) -> None:
     axes.set_title(title)
     for run in controller.rules:
-        axes.plot(run.updates, _positive(run.max_vio), color=_RULES[run.rule], label=run.rule)
+        axes.plot(run.updates, _positive(run.max_vio), label=run.rule, **_RULES[run.rule])
     axes.axhline(controller.floor, color=INK, linestyle=":", linewidth=1, label="even routing, by chance")
     if controller.by_checkpoint is not None:
         axes.axhline(controller.by_checkpoint, color="#999999", linestyle="--", linewidth=1, label="checkpoint's bias")
@@ -98,7 +103,7 @@ def _violation(axes: "Axes", controller: Controller, title: str) -> None:
 
 def _offset(axes: "Axes", controller: Controller) -> None:
     for run in controller.rules:
-        axes.plot(run.updates, run.offset, color=_RULES[run.rule])
+        axes.plot(run.updates, run.offset, **_RULES[run.rule])
     axes.set_xlabel("updates", color=INK)
 
 

@@ -30,27 +30,38 @@ _FUNCTIONS = Bullets(
     (
         f"{strong('effective weights')}: exp(entropy) of the k weights of a token, renormalised; from 1 (one expert "
         "decides) to k. Median over tokens.",
-        f"{strong('effective scores')}: the same of all scores, made to sum to 1. For sigmoid and sqrtsoftplus it is always "
+        f"{strong('effective scores')}: the same of all scores, made to sum to 1. For sigmoid and sqrtsoftplus it "
+        f"is always "
         "near the number of experts, and says little.",
-        f"{strong('temperature')}: d ln(score) / d logit of the chosen experts: by how much the ratio of two weights follows "
+        f"{strong('temperature')}: d ln(score) / d logit of the chosen experts: by how much the ratio of two "
+        f"weights follows "
         "the difference of their logits. 1 for a softmax, whatever the logits.",
-        f"{strong('faded')}: share of scores whose derivative is below 1 % of its largest value, of all experts and of the "
+        f"{strong('faded')}: share of scores whose derivative is below 1 % of its largest value, of all experts "
+        f"and of the "
         "chosen ones. A softmax over many experts is flat nearly everywhere by this measure.",
-        f"{strong('coupling')}: off-diagonal share of the Jacobian of the scores, and of the renormalised weights of the "
+        f"{strong('coupling')}: off-diagonal share of the Jacobian of the scores, and of the renormalised weights "
+        f"of the "
         "chosen experts. Renormalising couples them all alike.",
-        f"{strong('ties')}: share of tokens with equal scores on both sides of the choice, without a bias, when the logits "
-        f"are rounded to this dtype and the scores computed in it; {strong('changed')}: share of tokens whose experts are "
+        f"{strong('ties')}: share of tokens with equal scores on both sides of the choice, without a bias, when "
+        f"the logits "
+        f"are rounded to this dtype and the scores computed in it; {strong('changed')}: share of tokens whose "
+        f"experts are "
         "not those of float64 (with the model's own bias, where the function is its own).",
-        f"{strong('flips')}: share of selections that change when every bias moves by this step, up or down at random. One "
+        f"{strong('flips')}: share of selections that change when every bias moves by this step, up or down at "
+        f"random. One "
         "step is a far larger push for small scores.",
     )
 )
 
 _RULES = (
-    "From a bias of zero, each rule sees batches of one half of the sampled rows; MaxVio is that of the other half, beside "
-    "the floor that even routing shows by chance on as many rows. Scores stay as they are: this is the controller without "
-    "the training beside it. Sign and centred sign differ by a common offset alone, which no top-k sees (unless groups are filled with 0): the drift of the "
-    "offset is how a trained bias comes to stand far from zero. The law is b = const - Q_e(1 - k/E), with Q_e the quantile "
+    "From a bias of zero, each rule sees batches of one half of the sampled rows; MaxVio is that of the other "
+    "half, beside "
+    "the floor that even routing shows by chance on as many rows. Scores stay as they are: this is the "
+    "controller without "
+    "the training beside it. Sign and centred sign differ by a common offset alone, which no top-k sees (unless "
+    "groups are filled with 0): the drift of the "
+    "offset is how a trained bias comes to stand far from zero. The law is b = const - Q_e(1 - k/E), with Q_e "
+    "the quantile "
     "of expert e's own score."
 )
 
@@ -83,8 +94,8 @@ def document(report: GateReport) -> Document:
         " · ".join(about),
         bullets([plain(sentence) for sentence in sentences(report)]),
         Heading(2, "Score functions on the recorded logits"),
-        "The experts are those that the model chose; what each function would weigh them by, and how firmly it would choose. "
-        + _origin(report.layers),
+        "The experts are those that the model chose; what each function would weigh them by, and how firmly it "
+        "would choose. " + _origin(report.layers),
         Figure(drawn["gates-functions"]),
         table(_summary_rows(report)),
         (_FUNCTIONS,),
@@ -143,8 +154,10 @@ def _controller_sentences(controllers: list[Controller]) -> list[str]:
     drift = [one.rules[0].offset[-1] for one in controllers]
     said = [
         f"Balance rules with steps of {number(first.step)} end at a MaxVio of {ends}; without a bias it is "
-        f"{span([one.unbiased for one in controllers])}, and even routing shows {span([one.floor for one in controllers])}.",
-        f"In {first.rules[0].updates[-1]:,} updates the mean of the bias drifts by {span(drift)} under the sign rule, and by "
+        f"{span([one.unbiased for one in controllers])}, and even routing shows "
+        f"{span([one.floor for one in controllers])}.",
+        f"In {first.rules[0].updates[-1]:,} updates the mean of the bias drifts by {span(drift)} under the sign "
+        f"rule, and by "
         "nothing but rounding under the others.",
     ]
     laws = [one.law.correlation for one in controllers if one.law and one.law.correlation is not None]
@@ -215,7 +228,8 @@ def _summary_rows(report: GateReport) -> list[dict[str, str]]:
                 "effective scores": _median(one.scores.p50 for one in ones),
                 "temperature": _median(one.temperature.p50 for one in ones),
                 "faded": _median(one.faded for one in ones),
-                "coupling": f"{_median(one.coupling for one in ones)}, then {_median(one.coupling_weights for one in ones)}",
+                "coupling": f"{_median(one.coupling for one in ones)}, then "
+                "{_median(one.coupling_weights for one in ones)}",
                 "ties, bf16": _median(one.ties.get("bfloat16") for one in ones),
                 "flips, 0.001": _median(one.flips.get("0.001") for one in ones),
             }
