@@ -17,7 +17,9 @@ from moeprobe.reporting.figures import pictures
 from moeprobe.reporting.formats import FORMAT_NAMES
 from moeprobe.reporting.markdown import write
 from moeprobe.reporting.report import report
+from scripts import gates_table
 from scripts.gallery import FILES, views
+from scripts.gate_systems import SYSTEMS, Claim
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +30,20 @@ def test_detector_pages() -> None:
         [sys.executable, "scripts/generate_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_gates_page() -> None:
+    hint = "run python scripts/gates_table.py"
+    assert (ROOT / "docs/gates.md").read_text(encoding="utf-8") == gates_table.page(), hint
+
+
+def test_a_claim_that_holds_stops_the_gates_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Claim("Mixtral", "Mixtral scores with a softmax", "nothing else", lambda row: row["score"] == "softmax")
+    mixtral = next(system for system in SYSTEMS if system.name == "Mixtral")
+    monkeypatch.setattr(gates_table, "SYSTEMS", (mixtral,))
+    monkeypatch.setattr(gates_table, "CLAIMS", (true,))
+    with pytest.raises(ValueError, match="the table says so too"):
+        gates_table.page()
 
 
 @pytest.mark.parametrize("sample", ["healthy", "scale-mismatch"])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.fault import Fault, any_site, biased, learned
 from benchmarks.patient import Site, Wound
+from moeprobe.gates.decision import combine
 
 
 def _push(wound: Wound) -> bool:
@@ -57,10 +58,7 @@ def _after(wound: Wound, change: Any) -> None:
 
 def _weights_of(site: Site, scores: Tensor, experts: Tensor) -> Tensor:
     router = site.gate.router
-    weights = scores.gather(-1, experts)
-    if router.renormalised:
-        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-    return weights * (router.scaling_factor or 1.0)
+    return combine(scores, experts, renormalise=bool(router.renormalised), factor=router.scaling_factor or 1.0)
 
 
 def _biased_weights(wound: Wound) -> bool:

@@ -6,6 +6,8 @@ import torch
 
 from benchmarks.fault import Fault, any_site, sigmoid, square_root
 from benchmarks.patient import Wound
+from moeprobe.gates.decision import EPSILON
+from moeprobe.routers.rule import scores
 
 _EDGE = {"float32": -102.87, "bfloat16": -93.0}
 
@@ -28,9 +30,14 @@ def _all_experts(wound: Wound) -> bool:
     site = wound.site
     site.weight.add_((site.one * wound.strength).to(site.weight.dtype))
     logits = site.logits().double()
-    function = torch.sigmoid if site.function == "sigmoid" else lambda x: torch.nn.functional.softplus(x).sqrt()
-    chosen = function(logits).float().double().gather(-1, site.chosen()).sum(dim=-1)
-    lost = 1 - float((chosen / (chosen + 1e-20)).min())
+    chosen = (
+        scores(logits, "sigmoid" if site.function == "sigmoid" else "sqrtsoftplus")
+        .float()
+        .double()
+        .gather(-1, site.chosen())
+        .sum(dim=-1)
+    )
+    lost = 1 - float((chosen / (chosen + EPSILON)).min())
     return lost > 2e-3 or float(logits.min()) < 0.82 * _EDGE[_score_dtype(wound)]
 
 

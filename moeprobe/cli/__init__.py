@@ -10,7 +10,7 @@ import click
 from moeprobe import __version__
 from moeprobe.errors import EXIT_NOT_CHECKED, MoeprobeError
 
-_COMMANDS = ("analyze", "check", "demo", "diff", "explain", "recipe", "report", "routers")
+_COMMANDS = ("analyze", "check", "demo", "diff", "explain", "gates", "recipe", "report", "routers")
 
 
 class _Lazy(click.Group):

@@ -2,10 +2,20 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.router import Router
 from moeprobe.reporting.text import code
 from moeprobe.reporting.words import plural, ranges
+
+
+class Placed(Protocol):
+    """What stands at one router."""
+
+    @property
+    def router(self) -> Router:
+        """The router."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Depth:
         return next((x for x, path in zip(self.xs, self.names, strict=True) if path == router), None)
 
 
-def depth(routers: Sequence[RouterEvidence]) -> Depth:
+def depth(routers: Sequence[Placed]) -> Depth:
     """Give the axis of these routers: decoder layers where known and distinct, else the order."""
     layers = [one.router.layer for one in routers]
     numbers = [layer for layer in layers if layer is not None]

@@ -25,7 +25,7 @@ assert not heavy, heavy
         ["report", "--help"], ["explain"],
         ["explain", "flat-scores"], ["explain", "MP301"], ["recipe", "list"], ["recipe", "show", "full"],
         ["check", "--help"], ["recipe", "schema"], ["recipe", "validate", "ci"],
-        ["diff", "--help"],
+        ["diff", "--help"], ["gates", "--help"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeprobe.findings.router import ScoreFunction
+from moeprobe.gates.capacity import gshard_top2, switch_top1
+from moeprobe.gates.decision import combine
+from moeprobe.gates.noisy import noisy_top_k
+from moeprobe.routers.rule import choose, scores
+
 HIDDEN, EXPERTS = 16, 8
 
 
 class ReferenceGate(nn.Module):
     """DeepSeek's inference gate: ``forward(x, input_ids) -> (weights, indices)``, by a table or by scores."""
 
-    def __init__(self, function: str = "sqrtsoftplus", vocabulary: int = 0, top_k: int = 3) -> None:
+    def __init__(self, function: ScoreFunction = "sqrtsoftplus", vocabulary: int = 0, top_k: int = 3) -> None:
         super().__init__()
         self.function, self.top_k = function, top_k
         self.weight = nn.Parameter(torch.randn(EXPERTS, HIDDEN))
@@ -27,21 +33,10 @@ class ReferenceGate(nn.Module):
             self.bias = nn.Parameter(torch.randn(EXPERTS) * 0.1)
 
     def forward(self, x: Tensor, input_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        logits = F.linear(x.float(), self.weight.float())
-        if self.function == "softmax":
-            scores = logits.softmax(dim=-1)
-        elif self.function == "sigmoid":
-            scores = logits.sigmoid()
-        else:
-            scores = F.softplus(logits).sqrt()
-        if hasattr(self, "tid2eid"):
-            indices = self.tid2eid[input_ids]
-        else:
-            indices = (scores + self.bias).topk(self.top_k, dim=-1)[1]
-        weights = scores.gather(1, indices)
-        if self.function != "softmax":
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return weights * 1.5, indices
+        score = scores(F.linear(x.float(), self.weight.float()), self.function)
+        hashed = hasattr(self, "tid2eid")
+        indices = self.tid2eid[input_ids] if hashed else choose(score + self.bias, self.top_k)
+        return combine(score, indices, renormalise=self.function != "softmax", factor=1.5, epsilon=0.0), indices
 
 
 class RemoteGate(nn.Module):
@@ -90,16 +85,13 @@ class NoisyTopKGate(nn.Module):
         self.w_noise = nn.Parameter(torch.randn(HIDDEN, EXPERTS))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        clean = x @ self.w_gate
-        noise = F.softplus(x @ self.w_noise) * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-        noisy = clean + noise
-        best = noisy.topk(2, dim=-1)
-        gates = torch.zeros_like(noisy).scatter(1, best.indices, best.values.softmax(dim=-1))
+        noise = torch.randn(x.shape[0], EXPERTS, generator=torch.Generator().manual_seed(0))
+        gates = noisy_top_k(x @ self.w_gate, x @ self.w_noise, noise, 2).dense()
         return gates, (gates > 0).sum(0).float()
 
 
 class GShardGate(nn.Module):
-    """GShard's top-2 gate (2006.16668): loss, combine weights and dispatch mask [rows, experts, capacity]."""
+    """GShard's top-2 gate, or Switch's top-1: loss, combine weights and dispatch mask [rows, experts, capacity]."""
 
     def __init__(self, top_k: int = 2, capacity: int = 6) -> None:
         super().__init__()
@@ -107,16 +99,17 @@ class GShardGate(nn.Module):
         self.wg = nn.Linear(HIDDEN, EXPERTS, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scores = self.wg(x).softmax(dim=-1)
+        gate = switch_top1 if self.top_k == 1 else gshard_top2
+        decision = gate(self.wg(x), self.capacity)
         taken = torch.zeros(EXPERTS, dtype=torch.int64)
-        combine = torch.zeros(x.shape[0], EXPERTS, self.capacity)
-        for row, order in enumerate(scores.topk(self.top_k, dim=-1).indices.tolist()):
-            for expert in order:
-                if taken[expert] < self.capacity:
-                    combine[row, expert, taken[expert]] = scores[row, expert]
+        combined = torch.zeros(x.shape[0], EXPERTS, self.capacity)
+        for slot in range(self.top_k):
+            for row, expert in enumerate(decision.experts[:, slot].tolist()):
+                if expert >= 0:
+                    combined[row, expert, taken[expert]] = decision.weights[row, slot]
                     taken[expert] += 1
-        loss = (scores.mean(0) * taken / taken.sum()).sum() * EXPERTS
-        return loss, combine, combine.bool()
+        loss = (decision.scores.mean(0) * taken / taken.sum()).sum() * EXPERTS
+        return loss, combined, combined.bool()
 
 
 class Expert(nn.Module):

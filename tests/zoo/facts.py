@@ -36,18 +36,24 @@ def row(case: Case) -> list[str]:
         f"{len(truth)}{silent}",
         _each(routers, _experts),
         _each(routers, lambda r: str(r.top_k)),
-        _each(routers, lambda r: r.score_function or "none fits"),
+        _each(routers, _score),
         _each(routers, _norm),
         _each(routers, lambda r: _number(r.scaling_factor)),
         _each(routers, _bias),
-        _each(routers, lambda r: f"{r.groups.kept} of {r.groups.count} by {r.groups.score}" if r.groups else NOTHING),
+        _each(routers, _groups),
         _each(routers, lambda r: _number(r.output_factor)),
-        _each(routers, lambda r: (r.shared_experts or NOTHING) + (", gated" if r.shared_gate else "")),
+        _each(routers, _shared),
         _each(routers, lambda r: r.logits),
         _each(in_half, _arithmetic),
         _each(in_half, lambda r: _short(r.arithmetic.weights if r.arithmetic else None)),
         _each(in_half, lambda r: _short(r.selection_bias.dtype) if r.selection_bias else NOTHING),
     ]
+
+
+def facts(routers: list[Router]) -> dict[str, str]:
+    """The rule of these routers, in the words of the table."""
+    kinds = {"score": _score, "weights": _norm, "bias": _bias, "groups": _groups, "shared": _shared}
+    return {name: _each(routers, fact) for name, fact in kinds.items()}
 
 
 def _each(routers: list[Router], fact: Callable[[Router], str]) -> str:
@@ -58,6 +64,19 @@ def _each(routers: list[Router], fact: Callable[[Router], str]) -> str:
 def _experts(router: Router) -> str:
     extra = router.score_columns - router.experts
     return str(router.experts) + (f" and {extra} without weights" if extra else "")
+
+
+def _score(router: Router) -> str:
+    return router.score_function or "none fits"
+
+
+def _groups(router: Router) -> str:
+    found = router.groups
+    return f"{found.kept} of {found.count} by {found.score}" if found else NOTHING
+
+
+def _shared(router: Router) -> str:
+    return (router.shared_experts or NOTHING) + (", gated" if router.shared_gate else "")
 
 
 def _norm(router: Router) -> str:
