@@ -160,7 +160,10 @@ def _options(dtype: str, device_map: str | dict[str, int | str] | None, experts:
 
 
 def _spreading(parallel: str) -> dict[str, Any]:
-    """How transformers spreads the weights over the processes that ``torch.distributed`` knows."""
+    """How transformers spreads the weights over the processes that ``torch.distributed`` knows.
+
+    With ``expert`` the experts are, and attention by its tensor parallel plan, since one batch is read by all.
+    """
     if parallel == "data":
         return {}
     from transformers.distributed import DistributedConfig
@@ -168,7 +171,7 @@ def _spreading(parallel: str) -> dict[str, Any]:
     size = torch.distributed.get_world_size()
     if parallel == "tensor":
         return {"distributed_config": DistributedConfig(tp_size=size, tp_plan="auto")}
-    return {"distributed_config": DistributedConfig(tp_size=size, ep_size=size, tp_plan={})}
+    return {"distributed_config": DistributedConfig(tp_size=size, ep_size=size)}
 
 
 def _check_device(name: str) -> None:

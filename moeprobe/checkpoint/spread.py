@@ -6,7 +6,12 @@ from torch.distributed.tensor import DTensor
 
 def is_spread(model: nn.Module) -> bool:
     """Whether some weights of the model lie on several processes, so that all of them read every batch together."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(map(is_spread_tensor, model.parameters()))
+
+
+def is_spread_tensor(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie on several processes; its shape is that of the whole."""
+    return isinstance(tensor, DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:

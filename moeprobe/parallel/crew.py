@@ -20,6 +20,8 @@ from moeprobe.parallel import launch
 from moeprobe.parallel.launch import Kind
 
 _FAILED = "moeprobe/failed"
+_MEETING = timedelta(minutes=10)
+"""How long the first process waits for the last to start."""
 _PATIENCE = timedelta(days=7)
 """One process may test for hours while the others wait for its numbers; who fails says so, or its end is noticed."""
 
@@ -48,7 +50,7 @@ class Crew:
             return cls()
         backend = "cpu:gloo,cuda:nccl" if kind != "data" and torch.cuda.is_available() else "gloo"
         try:
-            store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+            store, rank, size = next(iter(rendezvous("env://", timeout=_MEETING)))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         except (RuntimeError, ValueError, OSError) as error:
             raise ParallelError(

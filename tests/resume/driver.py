@@ -4,8 +4,8 @@
 
 ``POINTS`` is JSON, one entry a child: ``["before", n]``, ``["half", n]`` and ``["after", n]`` mean the n-th time that
 progress is written (before it, with the new file beside the old one, after it), ``["time", s]`` s seconds after the
-first write. The command runs once more at the end, to its end. Printed is how each child ended. It forks before torch has
-run anything, so that children need not import again.
+first write. The command runs once more at the end, to its end. Printed is how each child ended. The driver forks
+before torch has run anything, so that children need not import again.
 """
 
 import json
