@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from moeprobe.comparison import diff
+from moeprobe.errors import ParallelError
 from moeprobe.parallel import launch
 from tests.commandline import Moeprobe
 
@@ -125,4 +127,5 @@ def test_bad_ways_to_spread(moeprobe: Moeprobe, checkpoints: Path, monkeypatch: 
     assert outcome.code == 2
     assert "torchrun" in outcome.sentence
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process" in moeprobe("diff", checkpoints / "mixtral", checkpoints / "mixtral").sentence
+    with pytest.raises(ParallelError, match="one process"):
+        diff(checkpoints / "mixtral", checkpoints / "mixtral")
