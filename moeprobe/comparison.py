@@ -9,17 +9,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import CheckpointError, ComparisonError
+from moeprobe.errors import CheckpointError, ComparisonError, ParallelError
 from moeprobe.findings.drift import Base
 from moeprobe.findings.evidence import Evidence, RouterEvidence
 from moeprobe.findings.result import Model, Result, Unchecked
 from moeprobe.measure import Opened, measure, not_read, open_model
+from moeprobe.parallel import launch
 from moeprobe.probes.agreement import disagreement
 from moeprobe.probes.batches import Batches, make_batches
 from moeprobe.probes.texts import load_documents
@@ -85,9 +85,12 @@ def diff(
 
     Raises:
         ComparisonError: the two cannot be compared; the message says why.
+        ParallelError: a launcher has started several processes.
         MoeprobeError: a checkpoint, the texts or an option cannot be used.
 
     """
+    if launch.size() > 1:
+        raise ParallelError("A comparison runs in one process; start it without torchrun or accelerate.")
     first, second = load_saved(base), load_saved(tuned)
     recipe = _recipe(recipe, first or second, probe, max_tokens, select, ignore, limits)
     detectors = choose(recipe.select or DETECTORS, recipe.ignore)
@@ -201,11 +204,10 @@ def _pair_live(
     started = time.time()
     batches, words = _tokens(base, opened, recipe, other_tokenizer)
     pairing = Pairing(base.records, base.routers, [site.path for site in find_sites(opened.live)], base.documents)
-    measured = measure(opened, batches, recipe.seed, bars, [pairing.update], pairing.flush)
+    measured = measure(opened, batches, recipe.seed, bars, [pairing.update], lambda _: pairing.flush())
     if not measured.ran:
         raise CheckpointError(f"The tuned model cannot be compared: {measured.recording.failure}.")
     pairing.finish()
-    when = datetime.fromtimestamp(started, UTC)
     result = Result(
         model=measured.model,
         evidence=Evidence(
@@ -220,7 +222,7 @@ def _pair_live(
         not_checked=not_read(measured.recording, opened.unloaded),
         recipe={},
         limits={},
-        environment=describe_environment(opened.live, command, when, time.time() - started),
+        environment=describe_environment(opened.live, command, started, time.time() - started),
     )
     return result, pairing
 

@@ -11,7 +11,9 @@
     |-- ComparisonError           two models, or what was saved of them, cannot be compared
     |-- ProbeError                the probe texts cannot be read or are empty
     |-- RecordingError            a recording was used wrongly (nested, or read before it ended)
-    `-- OutputError               the report cannot be written
+    |-- ResumeError               kept progress that belongs to another analysis, or is damaged
+    |-- ParallelError             processes that cannot make one result together, or one of them failed
+    `-- OutputError               the report, or the progress, cannot be written
 
 Every message is one sentence (or two) that says what is wrong and what to do about it.
 """
@@ -68,6 +70,14 @@ class ProbeError(MoeprobeError):
 
 class RecordingError(MoeprobeError):
     """A recording was used in a way that cannot give true records."""
+
+
+class ResumeError(MoeprobeError):
+    """The progress that was kept belongs to another analysis, or cannot be read."""
+
+
+class ParallelError(MoeprobeError):
+    """Processes that cannot make one result together, or one of them failed."""
 
 
 class OutputError(MoeprobeError):

@@ -12,14 +12,20 @@ from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_model
-from moeprobe.errors import NotMoEError, OptionError
+from moeprobe.errors import NotMoEError, OptionError, ParallelError
+from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
+from moeprobe.parallel.crew import Crew
+from moeprobe.parallel.launch import Kind, own_device
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
-from moeprobe.records.run import run_probe
+from moeprobe.records.run import probe_recording, run_probe
+from moeprobe.resume.bookmark import Bookmark
+from moeprobe.resume.sightings import Sightings
+from moeprobe.resume.snapshot import Snapshot
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
@@ -78,6 +84,7 @@ def open_model(
     device_map: str | None,
     trust_remote_code: bool,
     progress: bool,
+    parallel: Kind = "data",
     suits: Callable[[str], None] = lambda _: None,
 ) -> Opened:
     """Open and load a checkpoint, or take a model that is already loaded.
@@ -111,7 +118,12 @@ def open_model(
         else tokenizer
     )
     loaded = load_model(
-        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
+        checkpoint,
+        dtype=dtype,
+        device_map=own_device(device_map, parallel),
+        trust_remote_code=trust_remote_code,
+        parallel=parallel,
+        progress=progress,
     )
     unloaded = [
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
@@ -141,7 +153,11 @@ def measure(
     seed: int,
     bars: Progress,
     sinks: Sequence[Sink] = (),
-    flush: Callable[[], None] = lambda: None,
+    flush: Callable[[int], None] = lambda _: None,
+    *,
+    gradient: GradientTest | None = None,
+    bookmark: Bookmark | None = None,
+    crew: Crew | None = None,
 ) -> Measured:
     """Record every batch and summarise it, router by router.
 
@@ -150,18 +166,17 @@ def measure(
         batches: what it reads.
         seed: drives the noise and the shuffles of the statistics.
         bars: progress.
-        sinks: who else gets every record, ``flush`` being called after every batch.
+        sinks: who else gets every record, ``flush`` being called with the number of every batch.
+        gradient: tries the backward pass of every router, if it is given.
+        bookmark: where the progress is kept, and taken up.
+        crew: the processes that share the batches; what this gives is what all of them have seen.
 
     """
+    crew = crew or Crew()
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([document.source for document in batches.documents], token_ids, seed)
-
-    def sink(record: Record) -> None:
-        for take in (collector.update, *sinks):
-            take(record)
-
+    recording = _record(opened, batches, bars, sinks, flush, collector, gradient, bookmark, crew)
     live = opened.live
-    recording = run_probe(live, bars.over(batches.batches, "probing"), sink, flush)
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
@@ -176,6 +191,54 @@ def measure(
     ]
     model = describe_model(opened.checkpoint, live, [site.router for site in recording.sites])
     return Measured(recording, gates, routers, model)
+
+
+def _record(
+    opened: Opened,
+    batches: Batches,
+    bars: Progress,
+    sinks: Sequence[Sink],
+    flush: Callable[[int], None],
+    collector: Collector,
+    gradient: GradientTest | None,
+    bookmark: Bookmark | None,
+    crew: Crew,
+) -> Recording:
+    """Read this process's share of the batches, after those that an earlier run has read, and merge all shares."""
+    takers: list[Sink] = []
+
+    def sink(record: Record) -> None:
+        for take in takers:
+            take(record)
+
+    recording = probe_recording(opened.live, sink)
+    seen = Sightings(recording, collector, gradient)
+    if bookmark is not None:
+        bookmark.resume(seen)
+    done = bookmark.batches if bookmark else 0
+    todo = [(number, batches.batches[number]) for number in crew.mine(len(batches))][done:]
+    if todo and todo[0][0] and not done:
+        # Routers are read on the first batch. Every process reads it, or their facts would differ.
+        run_probe(recording, [(0, batches.batches[0])])
+    takers += [seen.update, *sinks]
+
+    def after(number: int) -> None:
+        flush(number)
+        if bookmark is not None:
+            bookmark.keep(seen)
+        crew.watch()
+
+    if recording.failure is None:
+        run_probe(recording, bars.over(todo, "probing", done), after)
+    if crew.shares > 1:
+        try:
+            seen.gather(map(Snapshot.parse, crew.gather(seen.snapshot().dump())))
+        except ValueError as error:
+            raise ParallelError(
+                f"The processes have read different facts about the router {error}, on different batches; "
+                "analyse this checkpoint in one process."
+            ) from error
+    return recording
 
 
 def every_gate(recording: Recording, config: Any) -> list[Gate]:

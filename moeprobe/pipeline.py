@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeprobe.checkpoint.provenance import describe_environment
+from moeprobe.checkpoint.spread import is_spread
 from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.errors import CheckpointError
 from moeprobe.experiments.gradient import GradientTest
@@ -16,11 +16,16 @@ from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse
 from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Result, Unchecked, load_baseline
 from moeprobe.measure import measure, not_read, open_model
+from moeprobe.parallel.crew import Crew
+from moeprobe.parallel.launch import Kind
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
 from moeprobe.records.store import RecordStore
+from moeprobe.resume.bookmark import Bookmark
+from moeprobe.resume.identity import asked, read
+from moeprobe.resume.shared import SharedWork
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +47,9 @@ def analyze(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     save_records: str | Path | None = None,
+    keep_progress: str | Path | None = None,
+    restart: bool = False,
+    parallel: Kind = "data",
     progress: bool = False,
     command: str = "",
 ) -> Result:
@@ -60,6 +68,12 @@ def analyze(
         dtype, device_map: as in transformers.
         trust_remote_code: run the model code that comes with the checkpoint. Dangerous.
         save_records: folder for the raw triples (safetensors), one file a batch.
+        keep_progress: folder in which everything done so far is kept after every batch and loss test, for a checkpoint
+            on disk. Called again with the same arguments, the analysis goes on from there. Remove it when the result
+            is safe.
+        restart: throw away what ``keep_progress`` holds.
+        parallel: what several processes of torchrun or accelerate share: ``data`` (the batches), ``tensor`` or
+            ``expert`` (the weights, as transformers spreads them). All of them return the same result.
         progress: show progress bars on stderr.
         command: the command line to print in the report.
 
@@ -67,7 +81,6 @@ def analyze(
         MoeprobeError: the checkpoint, the texts or an option cannot be used; the message says what to do.
 
     """
-    started = time.time()
     recipe = adapt(
         recipe if isinstance(recipe, Recipe) else load_recipe(recipe),
         probe,
@@ -86,39 +99,60 @@ def analyze(
             refuse_other_measurement(before, model_type, recipe)
 
     documents = load_documents(recipe.probe.texts)
-    bars = Progress(progress)
+    bars, started = Progress(progress), time.time()
 
-    opened = open_model(
-        model,
-        tokenizer,
-        revision=revision,
-        dtype=dtype,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        suits=suits,
-    )
-    batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
-    read = batches.facts(recipe.probe.texts)
-    if before is not None:
-        refuse_other_probe(before, read)
+    with Crew.join(parallel).together() as crew:
+        bookmark = Bookmark(Path(keep_progress), crew, restart) if keep_progress else None
+        loading = {"revision": revision, "dtype": dtype, "device_map": device_map, "parallel": parallel}
+        if bookmark is not None:
+            bookmark.expect(asked(recipe, crew.size, save_records is not None, loading))
+        opened = open_model(
+            model,
+            tokenizer,
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            parallel=parallel,
+            progress=progress,
+            suits=suits,
+        )
+        crew.alike = is_spread(opened.live)
+        batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
+        probe_read = batches.facts(recipe.probe.texts)
+        if before is not None:
+            refuse_other_probe(before, probe_read)
+        if bookmark is not None:
+            bookmark.expect(read(opened.checkpoint, batches, opened.live))
 
-    gradient = GradientTest()
-    store = RecordStore(Path(save_records)) if save_records else None
-    sinks = [gradient.update, *([store.update] if store else [])]
-    measured = measure(opened, batches, recipe.seed, bars, sinks, store.flush if store else lambda: None)
+        gradient = GradientTest()
+        store = _store(save_records, crew, bookmark)
+        measured = measure(
+            opened,
+            batches,
+            recipe.seed,
+            bars,
+            [store.update] if store else [],
+            store.flush if store else lambda _: None,
+            gradient=gradient,
+            bookmark=bookmark,
+            crew=crew,
+        )
+        experiments = Experiments()
+        if measured.ran:
+            recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
+            work = SharedWork(crew, bookmark)
+            with bars.counting("loss tests") as tick:
+                experiments = run_experiments(
+                    opened.live, recording.sites, recording.routers, batches, seen, recipe, tick, work
+                )
 
-    experiments = Experiments()
-    if measured.ran:
-        recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
-        with bars.counting("loss tests") as tick:
-            experiments = run_experiments(opened.live, recording.sites, recording.routers, batches, seen, recipe, tick)
     evidence = Evidence(
         model_type=measured.model.model_type,
         dtype=opened.dtype,
         routers=measured.routers,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
-        probe=read if measured.ran else None,
+        probe=probe_read if measured.ran else None,
     )
     judgement = judge(evidence, detectors, effective)
     if not measured.ran and not judgement.findings:
@@ -127,7 +161,7 @@ def analyze(
             "and the weights alone show no fault in the routers."
         )
     bars_used = {name: dict(limit) for name, limit in effective.items()}
-    when = datetime.fromtimestamp(started, UTC)
+    began, took = (bookmark.started, bookmark.seconds) if bookmark else (started, time.time() - started)
     return Result(
         model=measured.model,
         evidence=evidence,
@@ -136,9 +170,19 @@ def analyze(
         not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)],
         recipe=recipe.model_dump(),
         limits=bars_used,
-        environment=describe_environment(opened.live, command, when, time.time() - started),
+        environment=describe_environment(opened.live, command, began, took, crew.size),
         baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
     )
+
+
+def _store(folder: str | Path | None, crew: Crew, bookmark: Bookmark | None) -> RecordStore | None:
+    """Where records go: those of each process's own batches, and those of earlier runs of the same analysis stay."""
+    if folder is None or (crew.alike and not crew.leads):
+        return None
+    store = RecordStore(Path(folder), clean=crew.leads and not (bookmark and bookmark.continues))
+    if not crew.alike:
+        crew.meet()  # nobody writes before the folder is clean
+    return store
 
 
 def _left_out(recipe: Recipe, model: "PreTrainedModel") -> list[Unchecked]:

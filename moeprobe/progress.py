@@ -15,9 +15,10 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self._hidden = not shown
 
-    def over(self, items: Sequence[_Item], title: str) -> Iterator[_Item]:
-        """Iterate with a bar."""
-        yield from tqdm(items, desc=title, unit="batch", disable=self._hidden, leave=False)
+    def over(self, items: Sequence[_Item], title: str, done: int = 0) -> Iterator[_Item]:
+        """Iterate with a bar, of which an earlier run has ``done`` a part."""
+        total = len(items) + done
+        yield from tqdm(items, desc=title, unit="batch", total=total, initial=done, disable=self._hidden, leave=False)
 
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[], None]]:

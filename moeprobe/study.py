@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +105,6 @@ def study_gates(
             "No router of this model shows logits that the laboratory can use"
             + (f" ({why.what}: {why.why})." if why else ".")
         )
-    when = datetime.fromtimestamp(started, UTC)
     return GateReport(
         model=measured.model,
         dtype=opened.dtype,
@@ -114,7 +112,7 @@ def study_gates(
         seed=seed,
         layers=found,
         not_measured=not_measured,
-        environment=describe_environment(opened.live, command, when, time.time() - started),
+        environment=describe_environment(opened.live, command, started, time.time() - started),
     )
 
 

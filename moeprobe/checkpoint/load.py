@@ -58,12 +58,14 @@ def load_model(
     device_map: str | dict[str, int | str] | None = None,
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
+    parallel: str = "data",
     progress: bool = False,
 ) -> Loaded:
     """Load the model with all its weights.
 
     transformers fills missing weights with random numbers; those would be judged as if they were the
     checkpoint's, so they are an error here. Only selection biases may be missing: they start at zero.
+    ``parallel`` may be ``tensor`` or ``expert``: every process calls this, and the weights are spread over them.
 
     Raises:
         OptionError: unknown dtype, device map or experts implementation.
@@ -71,7 +73,7 @@ def load_model(
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
         CheckpointError: it does not fit into memory, needs a package, or transformers cannot load it.
     """
-    options = _options(dtype, device_map, experts_implementation)
+    options = _options(dtype, device_map, experts_implementation) | _spreading(parallel)
     with loading(checkpoint, progress=progress):
         chosen = choose_class(checkpoint, trust_remote_code)
         model, info = chosen.auto_class.from_pretrained(
@@ -155,6 +157,21 @@ def _options(dtype: str, device_map: str | dict[str, int | str] | None, experts:
             raise OptionError(f"Unknown experts implementation {experts!r}; choose one of {', '.join(known)}.")
         options["experts_implementation"] = experts
     return options
+
+
+def _spreading(parallel: str) -> dict[str, Any]:
+    """How transformers spreads the weights over the processes that ``torch.distributed`` knows.
+
+    With ``expert`` the experts are, and attention by its tensor parallel plan, since one batch is read by all.
+    """
+    if parallel == "data":
+        return {}
+    from transformers.distributed import DistributedConfig
+
+    size = torch.distributed.get_world_size()
+    if parallel == "tensor":
+        return {"distributed_config": DistributedConfig(tp_size=size, tp_plan="auto")}
+    return {"distributed_config": DistributedConfig(tp_size=size, ep_size=size)}
 
 
 def _check_device(name: str) -> None:

@@ -1,9 +1,10 @@
 """Provenance: which model was read, and with what."""
 
+import os
 import platform
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,17 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
     )
 
 
-def describe_environment(model: "PreTrainedModel", command: str, started: datetime, seconds: float) -> Environment:
-    """Versions, device, the experts implementation that ran, and the command."""
+def describe_environment(
+    model: "PreTrainedModel", command: str, started: float, seconds: float, processes: int = 1
+) -> Environment:
+    """Versions, device, the experts implementation that ran, the command, and when it ran.
+
+    ``started`` in seconds since 1970. With SOURCE_DATE_EPOCH in the environment (reproducible-builds.org), that moment
+    takes its place and no time has passed, so that equal runs give equal bytes.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdecimal():
+        started, seconds = float(epoch), 0.0
     return Environment(
         moeprobe=moeprobe.__version__,
         python=platform.python_version(),
@@ -47,6 +57,7 @@ def describe_environment(model: "PreTrainedModel", command: str, started: dateti
         device=str(model.device),
         experts_implementation=getattr(model.config, "_experts_implementation", None),
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
-        started=started.isoformat(timespec="seconds"),
+        started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
+        processes=processes,
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options
+from moeprobe.cli.options import analysis_options, loading_options, parallel_option
 
 if TYPE_CHECKING:
     from moeprobe.settings import Settings
@@ -19,17 +19,19 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @click.option("--save-records", is_flag=True, help="Also keep the raw triples (safetensors).")
 @analysis_options
 @loading_options
+@parallel_option
+@click.option("--restart", is_flag=True, help="Throw away the progress of an interrupted analysis in the folder.")
 def command(model: str, output: str | None, **options: Any) -> None:
     """Measure the routing of MODEL (a folder or a hub id) and write a report.
 
     Writes report.md, figures/ and result.json. Exits 0 when the analysis was completed, whatever it found,
-    and 2 when it could not be done.
+    and 2 when it could not be done. Interrupted, it goes on where it stood when the same command is given again.
     """
     from moeprobe.cli.measure import settle
 
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
     settings = settle(**{name: options.pop(name) for name in _SETTINGS})
-    run_analysis(model, folder, settings, **options)
+    run_analysis(model, folder, settings, keep_progress=folder / ".progress", **options)
 
 
 def run_analysis(
@@ -38,11 +40,13 @@ def run_analysis(
     settings: "Settings",
     *,
     save_records: bool = False,
+    keep_progress: Path | None = None,
     shown_as: str | None = None,
     **options: Any,
 ) -> None:
     """Analyse, write and summarise; shared with the demo.
 
+    ``keep_progress`` is the folder from which an interrupted analysis goes on, removed when the report is there.
     ``shown_as`` replaces the source in the report, where the folder that was read is a temporary one.
     """
     from moeprobe.cli.measure import measure
@@ -50,12 +54,19 @@ def run_analysis(
 
     # A mistake in the output folder must not cost an hour of probing.
     check_writable(folder)
+    from moeprobe.parallel.launch import leads
     from moeprobe.reporting.terminal import summary
     from moeprobe.reporting.write import write_report
+    from moeprobe.resume.bookmark import forget
 
-    result = measure(model, settings, save_records=folder / "records" if save_records else None, **options)
+    records = folder / "records" if save_records else None
+    result = measure(model, settings, save_records=records, keep_progress=keep_progress, **options)
+    if not leads():
+        return
     if shown_as is not None:
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": shown_as})})
     report = write_report(result, folder)
+    if keep_progress is not None:
+        forget(keep_progress)
     click.echo(summary(result))
     click.echo(f"Report: {report}")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, output_options
+from moeprobe.cli.options import analysis_options, loading_options, output_options, parallel_option
 
 if TYPE_CHECKING:
     from moeprobe.recipe import FailOn
@@ -18,6 +18,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @output_options
 @analysis_options
 @loading_options
+@parallel_option
 def command(
     model: str, fail_on: "FailOn | None", output_format: tuple[str, ...], output: tuple[str, ...], **options: Any
 ) -> int:
@@ -36,9 +37,12 @@ def command(
 
     from moeprobe.findings.result import write_text
     from moeprobe.findings.verdict import decide
+    from moeprobe.parallel.launch import leads
     from moeprobe.reporting.formats import render
 
     verdict = decide(result)
+    if not leads():
+        return verdict.exit_code
     for name, path in outputs.files:
         write_text(path, render(result, name, verdict))
     for name in outputs.printed:

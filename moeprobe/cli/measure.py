@@ -11,6 +11,7 @@ import click
 
 from moeprobe.cli.options import parse_limits, split
 from moeprobe.errors import OptionError
+from moeprobe.parallel.launch import leads, misled, size
 from moeprobe.settings import CommandLine, PolicyFile, Settings, find_policy, resolve
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def settle(
     given = CommandLine(recipe, probe, max_tokens, split(select), split(ignore), parse_limits(limit), fail_on, baseline)
     file = find_policy(Path.cwd())
     if file is not None:
-        _announce(file)
+        if leads():
+            _announce(file)
         check_names(str(file.path), file.policy.select, file.policy.ignore, file.policy.limits)
     return resolve(given, file)
 
@@ -49,16 +51,26 @@ def measure(
     """Analyse a model as the settings say; the result keeps them."""
     from moeprobe.pipeline import analyze
 
+    announce_processes(str(options.get("parallel", "data")))
     result = analyze(
         model,
         recipe=settings.recipe,
         baseline=settings.baseline,
         save_records=save_records,
-        progress=not quiet and sys.stderr.isatty(),
+        progress=not quiet and sys.stderr.isatty() and leads(),
         command=shlex.join(["moeprobe", *sys.argv[1:]]),
         **options,
     )
     return result.model_copy(update={"settings": settings.origins})
+
+
+def announce_processes(parallel: str) -> None:
+    """Say on stderr how many processes really run, where a launcher was used."""
+    if size() > 1 and leads():
+        shared = "texts" if parallel == "data" else "weights"
+        click.echo(f"Processes: {size()}, which share the {shared}.", err=True)
+    if (warning := misled()) is not None:
+        click.echo(f"Processes: 1. {warning}", err=True)
 
 
 def check_names(

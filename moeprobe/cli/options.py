@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from moeprobe.errors import OptionError
+from moeprobe.parallel.launch import KINDS
 from moeprobe.reporting.formats import FORMAT_NAMES
 
 _Command = Callable[..., Any]
@@ -28,6 +29,17 @@ def loading_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def parallel_option(command: _Command) -> _Command:
+    """What several processes share, where a launcher has started them."""
+    return click.option(
+        "--parallel",
+        type=click.Choice(KINDS),
+        default="data",
+        show_default=True,
+        help="What the processes of torchrun or accelerate share: the texts, or the weights.",
+    )(command)
 
 
 def analysis_options(command: _Command) -> _Command:

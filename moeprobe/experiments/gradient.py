@@ -4,6 +4,7 @@ The derivative of sqrt(softplus) divides by its result. An unselected expert has
 0 * inf is NaN: the forward pass stays finite while one training step destroys the gate (docs/science.md B0).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -43,6 +44,16 @@ class GradientTest:
                 experts=sorted(experts),
             )
         self.found[router.path] = seen
+
+    def merge(self, found: Mapping[str, Backward]) -> None:
+        """Take in what another test has found on other tokens."""
+        for path, theirs in found.items():
+            mine = self.found.get(path, Backward())
+            self.found[path] = Backward(
+                tokens=mine.tokens + theirs.tokens,
+                nonfinite=mine.nonfinite + theirs.nonfinite,
+                experts=sorted({*mine.experts, *theirs.experts}),
+            )
 
 
 def router_backward(record: Record) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from moeprobe.experiments.choice import choice_test
 from moeprobe.experiments.loss import document_losses, no_loss, no_optimum, token_losses
 from moeprobe.experiments.scale import farthest, scale_curve
-from moeprobe.findings.evidence import Activations, ChoiceTest, Experiments
+from moeprobe.experiments.work import Work, one_by_one
+from moeprobe.findings.evidence import Activations, ChoiceTest, Experiments, ScaleCurve
 from moeprobe.findings.router import Router
 from moeprobe.probes.batches import Batches
 from moeprobe.recipe import ChoiceRecipe, Recipe, ScaleRecipe
@@ -16,6 +17,8 @@ from moeprobe.routers.find import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_WHOLE = "the whole model"
 
 
 def run_experiments(
@@ -26,6 +29,7 @@ def run_experiments(
     seen: dict[str, Activations | None],
     recipe: Recipe,
     tick: Callable[[], None] = lambda: None,
+    work: Work = one_by_one,
 ) -> Experiments:
     """The loss tests, as far as the model has a loss: the size of the routed branch, the worth of every layer's choice.
 
@@ -37,13 +41,14 @@ def run_experiments(
         seen: what the probe showed, by router path; it tells which layers stand out by their size.
         recipe: what to run, with which budgets.
         tick: called after every batch.
+        work: does the tests, in whatever order and process.
 
     """
     size = worth = Experiments()
     if recipe.scale.max_tokens and no_optimum(model) is None:
-        size = _scale(model, sites, batches, seen, recipe.scale, tick)
+        size = _scale(model, sites, batches, seen, recipe.scale, tick, work)
     if recipe.choice.max_tokens and routers and no_loss(model) is None:
-        worth = _choice(model, sites, routers, batches, recipe.choice, tick)
+        worth = _choice(model, sites, routers, batches, recipe.choice, tick, work)
     first = size if size.loss is not None else worth
     return first.model_copy(update={"scale": size.scale, "choice": worth.choice})
 
@@ -55,6 +60,7 @@ def _scale(
     seen: dict[str, Activations | None],
     recipe: ScaleRecipe,
     tick: Callable[[], None],
+    work: Work,
 ) -> Experiments:
     """Loss in a multiplier on the routed branch: of the whole model, and of the layers of the oddest sizes."""
     sites = [site for site in sites if site.branch]
@@ -66,13 +72,16 @@ def _scale(
     found = Experiments(loss=baseline.mean, loss_tokens=int(baseline.tokens.sum()))
     if not torch.isfinite(baseline.nats).all():
         return found
-    curves = [scale_curve(model, sites, subset.batches, sources, None, baseline, tick)]
-    single = {site.path: [site] for site in sites}
-    curves += [
-        scale_curve(model, single[path], subset.batches, sources, path, baseline, tick)
-        for path in farthest(_sizes(seen), recipe.single_layers)
-        if path in single
-    ]
+
+    def curve(place: str) -> ScaleCurve:
+        chosen = sites if place == _WHOLE else [site for site in sites if site.path == place]
+        path = None if place == _WHOLE else place
+        return scale_curve(model, chosen, subset.batches, sources, path, baseline, tick)
+
+    # A site without a branch of its own (a list that is never called) cannot be scaled alone.
+    paths = {site.path for site in sites}
+    single = [path for path in farthest(_sizes(seen), recipe.single_layers) if path in paths]
+    curves = work(ScaleCurve, [_WHOLE, *single], curve)
     return found.model_copy(update={"scale": curves})
 
 
@@ -83,6 +92,7 @@ def _choice(
     batches: Batches,
     recipe: ChoiceRecipe,
     tick: Callable[[], None],
+    work: Work,
 ) -> Experiments:
     """Loss with random experts in one layer, of every layer."""
     passes = len(routers) * (recipe.repetitions + 1)
@@ -94,12 +104,15 @@ def _choice(
     if not torch.isfinite(baseline.nats).all():
         return found
     by_path = {router.path: router for router in routers}
-    tests: list[ChoiceTest] = []
-    for site in sites:
-        if (router := by_path.get(site.path)) is not None:
-            test = choice_test(model, site, router, subset.batches, sources, baseline, recipe.repetitions, tick)
-            tests += [test] if test else []
-    return found.model_copy(update={"choice": tests})
+    standing = {site.path: site for site in sites if site.path in by_path}
+
+    def test(path: str) -> ChoiceTest | None:
+        return choice_test(
+            model, standing[path], by_path[path], subset.batches, sources, baseline, recipe.repetitions, tick
+        )
+
+    tests = work(ChoiceTest, list(standing), test)
+    return found.model_copy(update={"choice": [one for one in tests if one is not None]})
 
 
 def _sizes(seen: dict[str, Activations | None]) -> dict[str, float]:

@@ -54,7 +54,11 @@ class Setting(Plain):
 
 
 class Environment(Plain):
-    """What ran: versions, device, command and the moment (UTC, ISO 8601)."""
+    """What ran: versions, device, command and the moment (UTC, ISO 8601).
+
+    ``processes`` made the result together. An analysis that was interrupted has the moment of its first start, and the
+    seconds of all its runs.
+    """
 
     moeprobe: str
     python: str
@@ -66,6 +70,7 @@ class Environment(Plain):
     command: str
     started: str
     seconds: float
+    processes: int = 1
 
 
 class Result(Plain):

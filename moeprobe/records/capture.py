@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from moeprobe.records.known import Habit
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.probabilities import is_probabilities, logits_behind
@@ -21,15 +22,20 @@ class Capture:
     run, or, where they never do, when ``flush`` is called.
     """
 
-    def __init__(self, site: Site, done: Callable[[Site, RouterCall], None]) -> None:
+    def __init__(self, site: Site, done: Callable[[Site, RouterCall], None], habit: Habit | None = None) -> None:
         self.site = site
         self.call = RouterCall()
         self._done = done
         self._inside = False
-        self._probabilities: bool | None = None
         self._ran: dict[int, tuple[Tensor, Tensor]] = {}
         self._norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
-        self._norm_path: str | None = None
+        before = habit or Habit()
+        self._probabilities, self._norm_path = before.probabilities, before.norm_path
+
+    @property
+    def habit(self) -> Habit:
+        """What was learned of the site so far."""
+        return Habit(probabilities=self._probabilities, norm_path=self._norm_path)
 
     def attach(self) -> list[RemovableHandle]:
         """Register all hooks of the site."""

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from moeprobe.errors import NotMoEError, RecordingError
 from moeprobe.findings.router import Router
 from moeprobe.records.capture import Capture
+from moeprobe.records.known import Known
 from moeprobe.records.record import Record
 from moeprobe.records.scopes import Scopes
 from moeprobe.routers.call import RouterCall
@@ -31,20 +32,22 @@ class Recording:
 
     ``records`` holds one ``Record`` per router call, in the order of the calls (empty where a sink took them).
     ``routers`` are the facts of every router that fired; ``unread`` maps the path of every router that could not
-    be recorded to the reason. ``own_error`` is an exception of the recording itself, or of its sink, and not of
+    be recorded to the reason. ``known`` is what stands behind both, with the ``batch`` (a number that whoever runs
+    the model sets before each) in which it was learned.
+
+    ``own_error`` is an exception of the recording itself, or of its sink, and not of
     the model that it went through. ``failure`` is set by whoever runs the model, if a forward pass failed.
     """
 
     def __init__(self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False) -> None:
         self.model = model
         self.records: list[Record] = []
-        self.unread: dict[str, str] = {}
+        self.batch = 0
         self.failure: str | None = None
         self.own_error: Exception | None = None
         self._sink = sink if sink is not None else self.records.append
         self._keep_inputs = keep_inputs
-        self._gates: dict[str, Gate] = {}
-        self._relatives: dict[type[nn.Module], Gate] = {}
+        self._known = Known()
         self._handles: list[RemovableHandle] = []
         self._sites = find_sites(model)
         self._captures: list[Capture] = []
@@ -66,12 +69,30 @@ class Recording:
     @property
     def gates(self) -> list[Gate]:
         """Facts and tensors of the routers that fired, in the order of the model's modules."""
-        return [self._gates[site.path] for site in self._sites if site.path in self._gates]
+        found = self._known.gates
+        return [found[site.path] for site in self._sites if site.path in found]
 
     @property
     def routers(self) -> list[Router]:
         """Facts of the routers that fired."""
         return [gate.router for gate in self.gates]
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Why a router could not be recorded, by path, in the order of the model's modules."""
+        found = self._known.unread
+        return {site.path: found[site.path] for site in self._sites if site.path in found}
+
+    @property
+    def known(self) -> Known:
+        """What was learned of the routers so far."""
+        for capture in self._captures:
+            self._known.habits[capture.site.path] = capture.habit
+        return self._known
+
+    def forget(self, known: Known | None = None) -> None:
+        """Begin anew, or with what another recording of the same model knows."""
+        self._known, self.failure = known or Known(), None
 
     def label(self, documents: Tensor, keep: Tensor, decoder_keep: Tensor | None = None) -> None:
         """Name the rows of the next forward pass: the document of each row, and which tokens to record.
@@ -87,7 +108,8 @@ class Recording:
     def __enter__(self) -> Self:
         if self._handles:
             raise RecordingError("This recording is already running; make a new one with moeprobe.record(model).")
-        self._captures = [Capture(site, self._take) for site in self._sites]
+        habits = self._known.habits
+        self._captures = [Capture(site, self._take, habits.get(site.path)) for site in self._sites]
         try:
             root = self.model
             self._handles.append(root.register_forward_pre_hook(self._begins, prepend=True))
@@ -110,6 +132,7 @@ class Recording:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._known = self.known
         self._captures = []
 
     def _begins(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
@@ -123,19 +146,19 @@ class Recording:
         self._documents, self._kept = None, (None, None)
         for capture in self._captures:
             path = capture.site.path
-            if self._fired.get(path, 0) == 0 and path not in self._gates:
-                self.unread.setdefault(path, NEVER_REACHED)
+            if self._fired.get(path, 0) == 0:
+                self._known.miss(path, NEVER_REACHED, self.batch)
 
     def _take(self, site: Site, call: RouterCall) -> None:
         if not call.router_calls:
-            self.unread[site.path] = GONE_AROUND
+            self._known.refuse(site.path, GONE_AROUND, self.batch)
             return
         self._fired[site.path] = self._fired.get(site.path, 0) + call.router_calls
         try:
             try:
                 gate = self._gate(site, call)
             except ValueError as error:
-                self.unread[site.path] = str(error)
+                self._known.refuse(site.path, str(error), self.batch)
                 return
             self._sink(self._record(gate, call))
         except Exception as error:
@@ -143,11 +166,12 @@ class Recording:
             raise
 
     def _gate(self, site: Site, call: RouterCall) -> Gate:
-        known = self._gates.get(site.path)
+        known = self._known.gates.get(site.path)
+        explained = False
         if known is None:
-            gate = read_gate(site, call, getattr(self.model, "config", None), self._relatives.get(type(site.router)))
-            if gate.router.fit_error is not None and not gate.router.biased_weights:
-                self._relatives.setdefault(type(site.router), gate)
+            relative = self._known.relative(type(site.router).__name__)
+            gate = read_gate(site, call, getattr(self.model, "config", None), relative)
+            explained = gate.router.fit_error is not None and not gate.router.biased_weights
             verified, reason = verify(site, call)
         else:
             gate = known
@@ -158,7 +182,9 @@ class Recording:
         if known is None or verified != gate.router.verified:
             facts = {"verified": verified, "reason": reason, "misdispatched": misdispatched}
             gate = gate.with_router(gate.router.model_copy(update=facts))
-            self._gates[site.path] = gate
+            self._known.keep(gate, self.batch)
+        if explained:
+            self._known.keep_relative(gate)
         return gate
 
     def _record(self, gate: Gate, call: RouterCall) -> Record:

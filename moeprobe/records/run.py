@@ -14,34 +14,47 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def probe_recording(model: "PreTrainedModel", sink: Sink) -> Recording:
+    """A recording of a model that reads a probe; it has seen nothing yet.
+
+    Raises:
+        NotMoEError: no router was found in the model.
+
+    """
+    return Recording(model, sink=sink, keep_inputs=True)
+
+
 def run_probe(
-    model: "PreTrainedModel", batches: Iterable[Batch], sink: Sink, flush: Callable[[], None] = lambda: None
-) -> Recording:
-    """Record every batch; rows are the counted tokens, documents are the probe's.
+    recording: Recording, batches: Iterable[tuple[int, Batch]], flush: Callable[[int], None] = lambda _: None
+) -> None:
+    """Record more batches, each with its number in the probe; what the recording knows already stays.
 
     Where the model's forward pass raises, the recording ends there and its ``failure`` says why: a broken
     checkpoint (an index out of range, say) is what moeprobe looks for.
 
     Args:
-        model: a model in eval mode.
+        recording: of a model in eval mode; its sink gets every record.
         batches: the probe's token batches.
-        sink: gets every record.
-        flush: called after every batch.
+        flush: called with the number of every batch when it is done.
 
     Raises:
-        NotMoEError: no router was found in the model.
         CheckpointError: the memory does not suffice.
     """
+    model: Any = recording.model
     device = input_device(model)
-    recording = Recording(model, sink=sink, keep_inputs=True)
     try:
         with recording, torch.no_grad():
-            for batch in batches:
+            for number, batch in batches:
+                recording.batch = number
                 decoder = behind(batch.counted, False) if is_encoder_decoder(model) else None
                 recording.label(torch.tensor(batch.documents), batch.counted, decoder)
                 ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
                 model(**text_arguments(model, ids, mask), **_one_output(model))
-                flush()
+                try:
+                    flush(number)
+                except Exception as error:
+                    recording.own_error = error
+                    raise
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         if error is recording.own_error:
             raise
@@ -52,7 +65,6 @@ def run_probe(
                 "--dtype bfloat16 or --device-map auto."
             ) from error
         recording.failure = f"the model's forward pass fails ({type(error).__name__}: {line})"
-    return recording
 
 
 def input_device(model: "PreTrainedModel") -> torch.device:

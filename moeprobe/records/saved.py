@@ -1,6 +1,7 @@
 """SavedRecords: what a RecordStore wrote, read back record by record."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from moeprobe.errors import ComparisonError
 from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
-from moeprobe.records.store import FIELDS, GATE_FIELDS, GATES
+from moeprobe.records.store import FIELDS, GATES, saved_gate
 from moeprobe.routers.gate import Gate
 
 
@@ -70,10 +71,10 @@ class SavedRecords:
 
 
 def _gate(router: Router, tensors: dict[str, Tensor]) -> Gate:
-    found = {field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS}
-    if found["selection_bias"] is None and router.selection_bias is not None:
-        found["selection_bias"] = torch.tensor(router.selection_bias.values)
-    return Gate(router=router, **found)
+    gate = saved_gate(router, tensors)
+    if gate.selection_bias is None and router.selection_bias is not None:
+        return replace(gate, selection_bias=torch.tensor(router.selection_bias.values))
+    return gate
 
 
 def _read(file: Path, router: str | None = None) -> dict[str, Tensor]:

@@ -1,17 +1,19 @@
 """RecordStore: the raw triples on disk, one safetensors file a batch, and the gates' own tensors beside them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from moeprobe.errors import OutputError
+from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.routers.gate import Gate
 
 FIELDS = ("logits", "experts", "weights", "token_ids", "positions", "documents")
 """What is kept of a record."""
-GATE_FIELDS = ("weight", "logit_bias", "selection_bias", "table")
+GATE_FIELDS = ("weight", "logit_bias", "selection_bias", "table", "gamma", "expert_scale")
 """What is kept of a gate."""
 GATES = "gates.safetensors"
 
@@ -20,24 +22,26 @@ class RecordStore:
     """Writes records as ``batch-00000.safetensors`` and so on; keys are ``<router path>/<field>``.
 
     The tensors that choose (gate matrix, biases, hash table) go into ``gates.safetensors`` under keys of the
-    same form. Batches that an earlier run left in the folder are removed.
+    same form. Batches that an earlier run left in the folder are removed, but for those of an analysis that is
+    continued.
 
     Args:
         folder: made if it does not exist.
+        clean: whether to remove what is there; the one process that does so must do it before the others write.
 
     Raises:
         OutputError: the folder or a file cannot be written.
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clean: bool = True) -> None:
         self._folder = folder
         self._tensors: dict[str, Tensor] = {}
         self._gates: dict[str, Gate] = {}
         self._batches = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("batch-*.safetensors"):
+            for old in folder.glob("batch-*.safetensors") if clean else ():
                 old.unlink()
         except OSError as error:
             raise OutputError(f"Cannot make the folder {folder} for records: {error.strerror}.") from error
@@ -50,13 +54,14 @@ class RecordStore:
             if tensor is not None:
                 self._tensors[f"{record.router.path}/{field}"] = tensor.cpu().contiguous()
 
-    def flush(self) -> None:
-        """Write the records of one batch, and after the first one the gates."""
-        self._write(f"batch-{self._batches:05d}.safetensors", self._tensors)
-        if not self._batches:
-            self._write(GATES, _gate_tensors(self._gates))
+    def flush(self, batch: int | None = None) -> None:
+        """Write the records of one batch, and with the first one the gates; ``batch`` is its number, else the next."""
+        number = self._batches if batch is None else batch
+        self._write(f"batch-{number:05d}.safetensors", self._tensors)
+        if not number:
+            self._write(GATES, gate_tensors(self._gates))
         self._tensors = {}
-        self._batches += 1
+        self._batches = number + 1
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
         target = self._folder / name
@@ -69,11 +74,19 @@ class RecordStore:
             raise OutputError(f"Cannot write {target}: {error}. Choose another folder, or make room.") from error
 
 
-def _gate_tensors(gates: dict[str, Gate]) -> dict[str, Tensor]:
-    """Copies, since parameters may share memory; weights that accelerate has offloaded cannot be kept."""
+def gate_tensors(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
+    """The gates' tensors by ``<router path>/<field>``, on the CPU.
+
+    Copies, since parameters may share memory; weights that accelerate has offloaded cannot be kept.
+    """
     found = {f"{path}/{field}": getattr(gate, field) for path, gate in gates.items() for field in GATE_FIELDS}
     return {
         key: tensor.detach().cpu().clone().contiguous()
         for key, tensor in found.items()
         if tensor is not None and tensor.device.type != "meta"
     }
+
+
+def saved_gate(router: Router, tensors: Mapping[str, Tensor]) -> Gate:
+    """The gate of these facts, with its own of ``tensors`` (under the keys of ``gate_tensors``)."""
+    return Gate(router=router, **{field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS})

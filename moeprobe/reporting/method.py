@@ -24,6 +24,7 @@ def method(result: Result) -> Document:
         "experts": plain(ran.experts_implementation) if ran.experts_implementation else MISSING,
         "versions": plain(", ".join(f"{name} {getattr(ran, name)}" for name in _VERSIONS)),
         "platform": plain(ran.platform),
+        **({"processes": number(ran.processes)} if ran.processes > 1 else {}),
         "started": f"{plain(ran.started)}, took {number(ran.seconds)} s",
     }
     probe = result.evidence.probe

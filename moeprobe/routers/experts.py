@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from moeprobe.checkpoint.spread import is_spread
 from moeprobe.routers.find import Site
 
 _PLAIN = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
@@ -26,6 +27,9 @@ def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
         raise ValueError("the experts are quantised")
     if any(p.is_meta for p in parameters.values()):
         raise ValueError("the experts are not in memory")
+    if is_spread(site.experts):
+        # To gather a layer of a large model could take more memory than a process has.
+        raise ValueError("the experts are spread over several processes")
     modules = _module_list(site.experts, count)
     if modules is not None:
         each = [dict(module.named_parameters()) for module in modules]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from moeprobe.checkpoint.spread import is_spread_tensor
 from moeprobe.routers import families as _  # noqa: F401  registers the readers of the odd families
 from moeprobe.routers.declared import declared_routers
 from moeprobe.routers.readers import Reader, reader_of
@@ -88,7 +89,11 @@ def layer_of(path: str) -> int | None:
 
 
 def expert_count(site: Site, columns: int) -> int:
-    """Number of experts with parameters, at most the width of the logits."""
+    """Number of experts with parameters, on all processes together, at most the width of the logits."""
+    # Where experts are spread over processes, their module's own number is that of the experts of this process.
+    spread = [p.shape[0] for p in site.experts.parameters() if is_spread_tensor(p)] if site.experts is not None else []
+    if spread and max(spread) <= columns:
+        return max(spread)
     for holder in (site.experts, site.router):
         for name in ("num_routed_experts", "num_experts"):
             count = getattr(holder, name, None)

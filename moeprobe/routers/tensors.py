@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeprobe.checkpoint.spread import whole
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site
 
@@ -24,7 +25,7 @@ def own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[Named]:
     """
     for name, tensor in [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]:
         if tensor.device.type != "meta":
-            yield name, tensor.detach()
+            yield name, whole(tensor.detach())
             continue
         holder = module.get_submodule(name.rpartition(".")[0])
         kept = getattr(getattr(holder, "_hf_hook", None), "weights_map", None)

@@ -1,5 +1,6 @@
 """Collector: all statistics of all routers, fed record by record."""
 
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import torch
@@ -57,6 +58,25 @@ class RouterStatistics:
         for mine, theirs in zip(self.all, other.all, strict=True):
             mine.merge(theirs)
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen, by ``<statistic>/<tensor>``; on the CPU."""
+        return {
+            f"{name}/{part}": tensor
+            for name, statistic in vars(self).items()
+            for part, tensor in statistic.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state()`` gave.
+
+        Raises:
+            ValueError: it is the state of another router, or of other statistics.
+
+        """
+        for name, statistic in vars(self).items():
+            start = f"{name}/"
+            statistic.restore({key.removeprefix(start): tensor for key, tensor in state.items()})
+
     def activations(self, distinct_ids: int) -> Activations | None:
         """What the probe showed at this router; None where it saw no token."""
         load = self.load.value()
@@ -102,6 +122,12 @@ class Collector:
             self.routers[path] = RouterStatistics(record.router, self._sources, self._ids)
         self.routers[path].update(Observation(record, self._seed))
 
+    def like(self) -> Self:
+        """A collector of the same probe that has seen nothing."""
+        other = type(self)([], self._ids, self._seed)
+        other._sources, other._ids = self._sources, self._ids
+        return other
+
     def merge(self, other: Self) -> None:
         """Take in everything that ``other`` has seen."""
         for path, statistics in other.routers.items():
@@ -109,6 +135,28 @@ class Collector:
                 self.routers[path].merge(statistics)
             else:
                 self.routers[path] = statistics
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen, by ``<router path>/<statistic>/<tensor>``; on the CPU."""
+        return {
+            f"{path}/{key}": tensor
+            for path, statistics in self.routers.items()
+            for key, tensor in statistics.state().items()
+        }
+
+    def restore(self, routers: Iterable[Router], state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state()`` gave for these routers; one that is not in it has seen nothing.
+
+        Raises:
+            ValueError: it is the state of another probe, of another router, or of other statistics.
+
+        """
+        for router in routers:
+            start = f"{router.path}/"
+            part = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+            if part:
+                self.routers[router.path] = RouterStatistics(router, self._sources, self._ids)
+                self.routers[router.path].restore(part)
 
     def activations(self, path: str) -> Activations | None:
         """What was seen at the router at ``path``; None where it saw nothing."""

@@ -1,6 +1,7 @@
 """Statistic: the base of everything that is counted. Merged = streamed = computed at once."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -33,7 +34,23 @@ class State:
 
     def state(self) -> dict[str, Tensor]:
         """The whole state, on the CPU."""
-        return {name: getattr(self, name).cpu() for name in (*self.added, *self.least, *self.most)}
+        return {name: getattr(self, name).cpu() for name in self._parts()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state()`` gave, bit for bit, instead of what was seen so far.
+
+        Raises:
+            ValueError: it is the state of something else: a tensor is missing, or has another shape or dtype.
+
+        """
+        for name in self._parts():
+            mine, other = getattr(self, name), state.get(name)
+            if other is None or other.shape != mine.shape or other.dtype != mine.dtype:
+                raise ValueError(f"no state of {type(self).__name__}: {name}")
+            setattr(self, name, other.clone())
+
+    def _parts(self) -> tuple[str, ...]:
+        return (*self.added, *self.least, *self.most)
 
 
 class Statistic(State, ABC):

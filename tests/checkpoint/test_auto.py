@@ -18,7 +18,7 @@ from moeprobe.experiments.loss import token_losses
 from moeprobe.findings.result import Result
 from moeprobe.probes.batches import Batch
 from moeprobe.records.record import Record
-from moeprobe.records.run import run_probe
+from moeprobe.records.run import probe_recording, run_probe
 from tests.commandline import Moeprobe
 from tests.zoo import composite, modalities, odd
 from tests.zoo.case import Case, batch, build
@@ -120,7 +120,9 @@ def _records(name: str, saved: Saved) -> tuple[list[Record], Batch]:
     one = Batch(ids, mask, counted, [4, 7, 9], ["a", "b", "c"])
     model = load_model(open_checkpoint(saved(CASES[name]))).model
     records: list[Record] = []
-    assert run_probe(model, [one], records.append).failure is None
+    recording = probe_recording(model, records.append)
+    run_probe(recording, [(0, one)])
+    assert recording.failure is None
     return records, one
 
 

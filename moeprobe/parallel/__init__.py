@@ -1,0 +1,1 @@
+"""Parallel: several processes, started by torchrun or accelerate, that make one result together."""

@@ -1,0 +1,1 @@
+"""Resume: what an interrupted analysis has done is on the disk, and the same command goes on from there."""
