@@ -17,10 +17,13 @@ from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Result, Unchecked, load_baseline
 from moeprobe.measure import measure, not_read, open_model
 from moeprobe.probes.batches import make_batches
+from moeprobe.probes.spelling import spelled
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
 from moeprobe.records.store import RecordStore
+from moeprobe.routers.find import find_sites
+from moeprobe.statistics.questions import Questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,9 +108,14 @@ def analyze(
 
     gradient = GradientTest()
     store = RecordStore(Path(save_records)) if save_records else None
-    sinks = [gradient.update, *([store.update] if store else [])]
+    asked = recipe.specialisation.enabled
+    questions = Questions(batches, recipe.specialisation, len(find_sites(opened.live))) if asked else None
+    sinks = [gradient.update, *([store.update] if store else []), *([questions.update] if questions else [])]
     measured = measure(opened, batches, recipe.seed, bars, sinks, store.flush if store else lambda: None)
 
+    routers, specialisation = measured.routers, None
+    if questions and measured.ran:
+        routers, specialisation = questions.answered(measured.routers, spelled(opened.reader))
     experiments = Experiments()
     if measured.ran:
         recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
@@ -116,7 +124,8 @@ def analyze(
     evidence = Evidence(
         model_type=measured.model.model_type,
         dtype=opened.dtype,
-        routers=measured.routers,
+        routers=routers,
+        specialisation=specialisation,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
         probe=read if measured.ran else None,
     )
