@@ -50,9 +50,9 @@ def _sentence(seen: Sequence[Information], layers: str) -> str:
     shares = sorted(one.share for one in seen)
     beyond = sum(one.beyond_chance for one in seen)
     typical = f"{_percent(median(shares))} of routing entropy"
-    spread = f" ({_percent(shares[0])} to {_percent(shares[-1])})" if len(shares) > 1 else ""
-    where = "all" if beyond == len(seen) else "none" if not beyond else str(beyond)
-    return f"{typical}{spread}, beyond chance in {where} of {len(seen)} {layers}"
+    spread = f" (median; {_percent(shares[0])} to {_percent(shares[-1])})" if len(shares) > 1 else ""
+    where = f"all {beyond}" if beyond == len(seen) else f"{beyond or 'none'} of {len(seen)}"
+    return f"{typical}{spread}, beyond chance in {where} {layers}"
 
 
 def _fixed(question: str, hashed: Sequence[Information]) -> str:
@@ -62,8 +62,12 @@ def _fixed(question: str, hashed: Sequence[Information]) -> str:
     number = f"{len(hashed)} hash layer" + ("" if len(hashed) == 1 else "s")
     total = sum(one.total for one in hashed)
     if total == len(hashed):
-        return f"in the {number} it is total: a fixed table looks the experts up by the token id, and nothing else decides"
-    return f"in the {number} it should be total, but {len(hashed) - total} of them sent one token id to different experts"
+        return (
+            f"in the {number} it is total: a fixed table looks the experts up by the token id, and nothing else decides"
+        )
+    return (
+        f"in the {number} it should be total, but {len(hashed) - total} of them sent one token id to different experts"
+    )
 
 
 def _percent(share: float) -> str:

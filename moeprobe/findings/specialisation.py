@@ -20,7 +20,9 @@ class Information(Plain):
 
     A token that has k experts counts k times, each time as one of them. ``plugin`` is the mutual information of the
     table of counts, which is never 0 in a sample; ``null_mean`` and ``null_spread`` (standard deviation) are the same
-    where labels were given at random; ``excess`` = ``plugin`` - ``null_mean``, with its 99 % interval over documents.
+    where labels were given at random. ``bias`` is what sampling adds to ``plugin`` (for ids and positions the
+    mean of the null, for labels of documents by the jackknife), ``excess`` = ``plugin`` - ``bias``, with its 99 %
+    interval over documents.
     ``bound`` is what chance alone exceeds in one of a hundred models, all layers taken together.
     ``entropy`` is the entropy of the load, ``possible`` the most that any label could say: ``entropy`` minus the
     entropy that is left if the token's whole set of experts is known (ln k for k experts).
@@ -33,6 +35,7 @@ class Information(Plain):
     null_mean: float
     null_spread: float
     bound: float
+    bias: float
     excess: Interval
     entropy: float
     possible: float
@@ -50,7 +53,7 @@ class Information(Plain):
     @property
     def of_possible(self) -> float | None:
         """Adjusted mutual information: 0 by chance, 1 where the label alone decides (Vinh et al., JMLR 2010)."""
-        room = self.possible - self.null_mean
+        room = self.possible - self.bias
         return self.excess.value / room if room > 1e-9 else None
 
     @property
@@ -85,7 +88,7 @@ class TokenUse(Plain):
 
     ``vocabulary``: OLMoE's vocabulary specialisation, the mean over ids of the largest share of an id's occurrences
     that use one expert. ``spread``: OpenMoE's routing standard deviation at a token id, over the experts' shares of
-    the assignments, mean over ids. Each beside the same after the choices were shuffled within documents.
+    the assignments, mean over ids. Each beside the same after the choices were turned in a circle within documents.
     ``top`` [experts]: the ids that an expert attracts most.
     """
 

@@ -46,7 +46,7 @@ class CapacityStatistic(Statistic):
         if not record.tokens:
             return
         experts = record.experts.gather(-1, by_preference(seen)).cpu()
-        _, group, sizes = record.documents.cpu().unique_consecutive(return_inverse=True, return_counts=True)
+        _, group, sizes = torch.unique_consecutive(record.documents.cpu(), return_inverse=True, return_counts=True)
         tenth = _places(group, sizes) * TENTHS // sizes[group]
         used = experts >= 0
         self.unused += torch.bincount(tenth, weights=(~used).sum(dim=-1).double(), minlength=TENTHS).long()
@@ -67,7 +67,12 @@ class CapacityStatistic(Statistic):
         if not int(assigned.sum()):
             return None
         simulated = [
-            Drops(factor=factor, group=group, share=float(state[row].sum() / assigned.sum()), by_tenth=_shares(state[row], assigned))
+            Drops(
+                factor=factor,
+                group=group,
+                share=float(state[row].sum() / assigned.sum()),
+                by_tenth=_shares(state[row], assigned),
+            )
             for group, state in (("sequence", self.in_sequence), ("batch", self.in_batch))
             for row, factor in enumerate([] if self._drops else self._factors)
         ]
@@ -98,7 +103,7 @@ def queue(group: Tensor, experts: Tensor) -> Tensor:
     for key in (rank.reshape(-1), experts.reshape(-1), group.unsqueeze(-1).expand_as(experts).reshape(-1)):
         order = order[key[order].argsort(stable=True)]
     pair = (group.unsqueeze(-1) * (int(experts.max()) + 2) + experts + 1).reshape(-1)[order]
-    _, run, lengths = pair.unique_consecutive(return_inverse=True, return_counts=True)
+    _, run, lengths = torch.unique_consecutive(pair, return_inverse=True, return_counts=True)
     place = torch.empty_like(order)
     place[order] = _places(run, lengths)
     return place.reshape(experts.shape)

@@ -34,7 +34,7 @@ class CoActivationStatistic(Statistic):
         experts = seen.record.experts.cpu()
         columns = self.together.shape[0]
         self.tokens += experts.shape[0]
-        for part in experts.split(4_096):
+        for part in torch.split(experts, 4_096):
             # Float32 counts exactly up to 2 ** 24, far more than the rows of one part.
             member = torch.zeros(part.shape[0], columns + 1)
             member.scatter_(1, torch.where((part >= 0) & (part < columns), part, columns), 1.0)

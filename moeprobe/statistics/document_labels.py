@@ -7,21 +7,24 @@ call every difference between documents a difference between labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import LabelUse, RouterSpecialisation
 from moeprobe.probes.texts import Document
 from moeprobe.statistics.clusters import CLUSTERS, assign
-from moeprobe.statistics.information import Table, describe, mutual_information
+from moeprobe.statistics.information import Table, describe, jackknife_bias, mutual_information
 from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.slots import slot_entropies, tabulate
 from moeprobe.statistics.statistic import Statistic, counts, sums
 
 LABELS = ("source", "language", "task")
+Owner = NDArray[np.int64]
 _DEALS = 400
 """Times that the labels are dealt to the documents at random."""
 
@@ -52,7 +55,9 @@ class LabelledDocuments:
             here = torch.nonzero(kind == place).flatten()
             half[here] = torch.arange(here.numel()) % 2
         of_cluster: dict[int, tuple[str | None, ...]] = dict(zip(cluster.tolist(), kinds, strict=True))
-        labels = {q: [of_cluster[c][i] if c in of_cluster else None for c in range(CLUSTERS)] for i, q in enumerate(LABELS)}
+        labels = {
+            q: [of_cluster[c][i] if c in of_cluster else None for c in range(CLUSTERS)] for i, q in enumerate(LABELS)
+        }
         counted: dict[str, dict[str, int]] = {question: {} for question in LABELS}
         for one in kinds:
             for question, label in zip(LABELS, one, strict=True):
@@ -78,7 +83,6 @@ class DocumentLabelStatistic(Statistic):
         self._documents = documents
         self._questions = questions
         self._layers = layers
-        self._fair = router.top_k / max(router.experts, 1)
         self.chosen = counts(CLUSTERS, router.score_columns)
         self.tokens = counts(CLUSTERS)
         self.slots = sums(CLUSTERS)
@@ -106,27 +110,35 @@ class DocumentLabelStatistic(Statistic):
             chosen = self.chosen[used].double().numpy()
             tokens = self.tokens[used].double().numpy()
             owner = np.array([names.index(str(labels[c])) for c in used])
-            dealt = _dealt(owner, len(names))
+            hot, dealt = _one_hot(owner, len(names)), _dealt(owner, len(names))
             random = dealt @ chosen
             information[question] = describe(
-                _one_hot(owner, len(names)) @ chosen,
+                hot @ chosen,
                 mutual_information(random),
-                lambda weights, hot=_one_hot(owner, len(names)), chosen=chosen: (weights[:, None, :] * hot) @ chosen,
+                partial(_resampled, hot, chosen),
                 len(used),
+                bias=jackknife_bias(hot @ chosen, chosen, owner),
                 slot_entropy=float(self.slots[used].sum()) / max(chosen.sum(), 1.0),
                 documents=int(self._documents.members[used].sum()),
                 tokens=int(tokens.sum()),
                 layers=self._layers,
             )
-            uses[question] = _uses(names, _one_hot(owner, len(names)), chosen, tokens, random, dealt @ tokens)
+            uses[question] = _uses(names, hot, chosen, tokens, random, dealt @ tokens)
         return RouterSpecialisation(information=information, labels=uses)
 
 
-def _one_hot(owner: np.ndarray, labels: int) -> Table:
-    return (np.arange(labels)[:, None] == owner).astype(np.float64)
+def _one_hot(owner: Owner, labels: int) -> Table:
+    hot: Table = (np.arange(labels)[:, None] == owner).astype(np.float64)
+    return hot
 
 
-def _dealt(owner: np.ndarray, labels: int) -> Table:
+def _resampled(hot: Table, chosen: Table, weights: Table) -> Table:
+    """[samples, labels, columns] of clusters that are drawn as often as ``weights`` [samples, clusters] say."""
+    drawn: Table = (weights[:, None, :] * hot) @ chosen
+    return drawn
+
+
+def _dealt(owner: Owner, labels: int) -> Table:
     """[deals, labels, clusters]: the labels in random order."""
     random = np.random.default_rng(0)
     return np.stack([_one_hot(random.permutation(owner), labels) for _ in range(_DEALS)])

@@ -45,7 +45,7 @@ class PlacementStatistic(Statistic):
         if not documents.numel():
             return
         self.load += tabulate(self._half[documents], experts, self.load.shape)
-        _, run, sizes = documents.unique_consecutive(return_inverse=True, return_counts=True)
+        _, run, sizes = torch.unique_consecutive(documents, return_inverse=True, return_counts=True)
         ordinal = self._start[documents] + torch.arange(run.numel()) - (sizes.cumsum(0) - sizes)[run]
         kept = ordinal % self._step == 0
         row = ordinal[kept] // self._step

@@ -48,7 +48,7 @@ class ProbeFacts:
         lengths = torch.zeros(len(batches.documents), dtype=torch.int64)
         for batch in batches:
             lengths[torch.tensor(batch.documents)] = batch.counted.sum(dim=1)
-        values, counted = token_ids.unique(return_counts=True)
+        values, counted = torch.unique(token_ids, return_counts=True)
         order = counted.argsort(descending=True, stable=True)
         frequent = values[order[counted[order] >= occurrences][:IDS]]
         documents = LabelledDocuments.of(batches.documents)

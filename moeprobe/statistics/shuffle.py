@@ -1,4 +1,4 @@
-"""Shuffles within documents that depend on the token alone, not on the batch or the order in which it is seen."""
+"""New orders within documents that depend on the token alone, not on the batch or the order in which it is seen."""
 
 import torch
 from torch import Tensor
@@ -22,6 +22,29 @@ def within_documents(documents: Tensor, positions: Tensor, seed: int) -> Tensor:
     drawn = by_key[torch.argsort(documents[by_key], stable=True)]
     given = torch.empty_like(drawn)
     given[torch.argsort(documents, stable=True)] = drawn
+    return given
+
+
+def turned_documents(documents: Tensor, seed: int) -> Tensor:
+    """For every token, the token whose choice it is given when the choices of each document are turned in a circle.
+
+    Neighbours stay neighbours. They route alike, and like ids come in runs, so a full shuffle would take every run
+    for an effect of the id or the place that it happens to meet.
+
+    Args:
+        documents: [tokens] int64; every document is whole, its tokens in order and in one run.
+        seed: another one turns each document by another number of tokens.
+
+    Returns:
+        [tokens] int64 index, a rotation inside every document.
+
+    """
+    if not documents.numel():
+        return documents
+    found, run, sizes = torch.unique_consecutive(documents, return_inverse=True, return_counts=True)
+    start = (sizes.cumsum(0) - sizes)[run]
+    step = _mixed(found, torch.zeros_like(found), seed).remainder(sizes)[run]
+    given: Tensor = start + (torch.arange(documents.numel()) - start + step).remainder(sizes[run])
     return given
 
 

@@ -1,4 +1,4 @@
-"""Token labels: how much the id or the position of a token says about its experts, beside shuffles within documents."""
+"""Token labels: how much the id or the position of a token says about its experts, beside reordered documents."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from moeprobe.findings.specialisation import Information
 from moeprobe.records.record import Record
 from moeprobe.statistics.information import describe, mutual_information
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.shuffle import within_documents
+from moeprobe.statistics.shuffle import turned_documents
 from moeprobe.statistics.slots import slot_entropies, tabulate
 from moeprobe.statistics.statistic import Statistic, counts, sums
 
@@ -52,19 +52,27 @@ class TokenLabelStatistic(Statistic):
     """Assignments by a label that tokens of one document differ in.
 
     ``seen`` [groups, rows, columns]; ``shuffled`` [shuffles, rows, columns] with the choices of the counted tokens
-    permuted within their document, so that what the document itself prefers is in the null.
+    turned in a circle within their document: what the document prefers, and that neighbours are alike, is in the null.
 
     Args:
         router: facts; its number of score columns is the width.
         row_of: row of each token.
         rows: number of rows.
+        documents: number of documents of the probe.
         layers: routers that are judged together.
 
     """
 
     added = ("seen", "shuffled", "tokens", "slots", "documents")
 
-    def __init__(self, router: Router, row_of: RowOf, rows: int, documents: int, layers: int) -> None:
+    def __init__(
+        self,
+        router: Router,
+        row_of: RowOf,
+        rows: int,
+        documents: int,
+        layers: int,
+    ) -> None:
         self._row_of = row_of
         self._layers = layers
         self.seen = counts(GROUPS, rows, router.score_columns)
@@ -81,7 +89,7 @@ class TokenLabelStatistic(Statistic):
             return
         counted = row >= 0
         row, experts = row[counted], record.experts.cpu()[counted]
-        documents, positions = record.documents.cpu()[counted], record.positions.cpu()[counted]
+        documents = record.documents.cpu()[counted]
         self.tokens += torch.bincount(row, minlength=self.tokens.numel())
         self.documents += torch.bincount(documents, minlength=self.documents.numel())
         self.slots += slot_entropies(experts).sum()
@@ -89,7 +97,7 @@ class TokenLabelStatistic(Statistic):
         joint = (documents % groups) * rows + row
         self.seen += tabulate(joint, experts, torch.Size((groups * rows, columns))).reshape(self.seen.shape)
         for draw in range(self.shuffled.shape[0]):
-            given = experts[within_documents(documents, positions, draw)]
+            given = experts[turned_documents(documents, draw)]
             self.shuffled[draw] += tabulate(row, given, self.shuffled.shape[1:])
 
     def value(self) -> Information | None:

@@ -1,4 +1,4 @@
-"""Token use: which ids an expert attracts, and the published measures of it beside their shuffle null."""
+"""Token use: which ids an expert attracts, and the published measures of it beside their null."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,12 @@ from torch import Tensor
 from moeprobe.findings.specialisation import FrequentToken, TokenUse
 from moeprobe.statistics.token_labels import TokenLabelStatistic
 
-_TOP = 5
+_TOP = 3
 
 
-def token_use(counted: TokenLabelStatistic, ids: Tensor, occurrences: int, text: Callable[[int], str]) -> TokenUse | None:
+def token_use(
+    counted: TokenLabelStatistic, ids: Tensor, occurrences: int, text: Callable[[int], str]
+) -> TokenUse | None:
     """Read the counts by token id; None where no id was seen.
 
     Args:
