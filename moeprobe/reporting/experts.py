@@ -162,7 +162,7 @@ def _tokens(routers: Sequence[RouterEvidence], axis: Depth) -> Document:
         folded(f"Tokens that an expert attracts, {axis.heading} {axis.names[path]}", _top(use.top))
         for path, use in found[::step]
     ]
-    hint = f"A space is written ␣, a line end ⏎. Listed are {_EXPERTS} experts of some layers at most; result.json has all."
+    hint = f"A space is written ␣, a line end ⏎. At most {_EXPERTS} experts of some layers; result.json has all."
     return joined(Heading(3, "Single tokens"), _TOKENS, table(rows), hint, *lists)
 
 

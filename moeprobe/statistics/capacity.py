@@ -63,7 +63,7 @@ class CapacityStatistic(Statistic):
 
     def value(self) -> Capacity | None:
         """Shares of assignments; None where nothing was seen."""
-        assigned = self.assigned - (0 if self._drops else self.unused)
+        assigned = (self.assigned - (0 if self._drops else self.unused)).double()
         if not int(assigned.sum()):
             return None
         simulated = [

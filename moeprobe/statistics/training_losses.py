@@ -52,8 +52,8 @@ class TrainingLossStatistic(Statistic):
         columns, mean = self.first.numel(), self.probability / tokens
         return TrainingLosses(
             tokens=tokens,
-            switch=float(columns * (self.first / tokens * mean).sum()),
-            transformers=float(columns * (self.chosen / tokens * mean).sum()),
+            switch=float(columns * (self.first.double() / tokens * mean).sum()),
+            transformers=float(columns * (self.chosen.double() / tokens * mean).sum()),
             z=float(self.squared / tokens),
             log_sum_exp=float(self.log_sum_exp / tokens) - math.log(columns),
             softmax=self._router.score_function == "softmax",
@@ -70,6 +70,6 @@ def pooled_balance_loss(layers: list[TrainingLossStatistic]) -> float | None:
     if len(shapes) != 1:
         return None
     rows = sum(int(one.tokens) for one in seen)
-    chosen = torch.stack([one.chosen for one in seen]).sum(dim=0) / rows
+    chosen = torch.stack([one.chosen for one in seen]).sum(dim=0).double() / rows
     probability = torch.stack([one.probability for one in seen]).sum(dim=0) / rows
     return float(chosen.numel() * (chosen * probability).sum())
