@@ -1,14 +1,13 @@
 """Load put to use: room for tokens, the losses of training, and experts on several devices."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.specialisation import Drops
 from moeprobe.reporting.canvas import Picture
 from moeprobe.reporting.depth import Depth
 from moeprobe.reporting.document import Document, Figure, Heading, folded, joined, table, used_columns
-from moeprobe.reporting.readers import fair_shares
+from moeprobe.reporting.readers import average, fair_shares
 from moeprobe.reporting.words import MISSING, number, percent
 
 NEAR = 0.2
@@ -65,7 +64,7 @@ def capacity(routers: Sequence[RouterEvidence], axis: Depth, picture: Picture | 
             {
                 "one capacity for": f"a {group}",
                 "capacity factor": number(factor),
-                "dropped, mean over layers": percent(fmean(one.share for _, one in over_layers)),
+                "dropped, mean over layers": percent(average([one.share for _, one in over_layers])),
                 "worst layer": f"{percent(worst.share)} in {axis.heading} {axis.names[path]}",
                 "first tenth": _tenth(over_layers, 0),
                 "last tenth": _tenth(over_layers, -1),
@@ -89,7 +88,7 @@ def capacity(routers: Sequence[RouterEvidence], axis: Depth, picture: Picture | 
 
 def _tenth(drops: Sequence[tuple[str, Drops]], place: int) -> str:
     values = [value for _, one in drops if (value := one.by_tenth[place]) is not None]
-    return percent(fmean(values)) if values else MISSING
+    return percent(average(values)) if values else MISSING
 
 
 def balance(routers: Sequence[RouterEvidence], axis: Depth, pooled: float | None) -> Document:
@@ -139,12 +138,12 @@ def devices(routers: Sequence[RouterEvidence], axis: Depth) -> Document:
             {
                 "devices": number(count),
                 "layers": number(len(plans)),
-                "imbalance, contiguous": number(fmean(plan.contiguous for plan in plans)),
+                "imbalance, contiguous": number(average([plan.contiguous for plan in plans])),
                 "worst layer": number(max(plan.contiguous for plan in plans)),
-                "imbalance, packed": number(fmean(plan.packed for plan in plans)),
+                "imbalance, packed": number(average([plan.packed for plan in plans])),
                 "worst packed": number(max(plan.packed for plan in plans)),
-                "devices a token reaches": number(fmean(plan.contiguous_sent for plan in plans)),
-                "reached if packed": number(fmean(plan.packed_sent for plan in plans)),
+                "devices a token reaches": number(average([plan.contiguous_sent for plan in plans])),
+                "reached if packed": number(average([plan.packed_sent for plan in plans])),
             }
         )
     layers = [

@@ -1,7 +1,6 @@
 """What the experts do, drawn: shares of the routing entropy by depth, sources by expert, drops along the sequence."""
 
 import math
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from moeprobe.findings.evidence import RouterEvidence
@@ -9,7 +8,8 @@ from moeprobe.findings.result import Result
 from moeprobe.findings.specialisation import QUESTIONS
 from moeprobe.reporting.canvas import BLUE, GREEN, INK, ORANGE, SKY, WIDTH, Picture, along_depth, gaps, svg
 from moeprobe.reporting.depth import depth
-from moeprobe.reporting.text import bare, plain
+from moeprobe.reporting.readers import average
+from moeprobe.reporting.text import plain
 from moeprobe.reporting.words import number, plural
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def sources(result: Result) -> Picture | None:
     names = [name for name, tokens in load.source_tokens.items() if tokens]
     cells = [[100 * count / load.source_tokens[name] for count in load.by_source[name]] for name in names]
     fair = 100 * found.router.top_k / max(found.router.experts, 1)
-    place = bare(depth(result.evidence.routers).names[found.router.path])
-    heading = depth(result.evidence.routers).heading
+    axis = depth(result.evidence.routers)
+    heading, place = axis.heading, axis.x(found.router.path)  # a path is too long for a title
     row, top = max(enumerate(map(max, cells)), key=lambda pair: pair[1])
     alt = (
         f"Heatmap of {plural(len(names), 'source')} by {plural(len(cells[0]), 'expert')} in {heading} {place}: the "
@@ -88,7 +88,7 @@ def drops(result: Result) -> Picture | None:
     capacities = [s.capacity for one in result.evidence.routers if (s := one.specialisation) and s.capacity]
     lines: dict[str, list[float | None]] = {}
     simulated = [one for capacity in capacities for one in capacity.simulated if one.group == "sequence"]
-    for factor in sorted({one.factor for one in simulated}):
+    for factor in sorted({one.factor for one in simulated if math.isfinite(one.factor)}):
         lines[f"factor {number(factor)}"] = _mean([one.by_tenth for one in simulated if one.factor == factor])
     measured = [c.measured_by_tenth for c in capacities if c.measured_by_tenth is not None]
     if measured:
@@ -124,7 +124,7 @@ def strongest_layer(result: Result) -> RouterEvidence | None:
 
 def _mean(rows: list[list[float | None]]) -> list[float | None]:
     columns = [[100 * value for value in column if value is not None] for column in zip(*rows, strict=True)]
-    return [fmean(column) if column else None for column in columns]
+    return [average(column) if column else None for column in columns]
 
 
 def _cycle(count: int) -> list[str]:
