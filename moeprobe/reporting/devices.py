@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.specialisation import Drops
+from moeprobe.findings.specialisation import Capacity, Drops
 from moeprobe.reporting.canvas import Picture
 from moeprobe.reporting.depth import Depth
 from moeprobe.reporting.document import Document, Figure, Heading, folded, joined, table, used_columns
@@ -73,7 +73,7 @@ def capacity(routers: Sequence[RouterEvidence], axis: Depth, picture: Picture | 
     layers = []
     for path, one in found:
         cells = {f"{drops.group}, {number(drops.factor)}": percent(drops.share) for drops in one.simulated}
-        layers.append({axis.heading: axis.names[path]} | cells | {"measured": percent(one.measured)})
+        layers.append({axis.heading: axis.names[path]} | cells | _measured(one))
     measured = any(one.measured is not None for _, one in found)
     return joined(
         Heading(3, "Room for tokens: capacity and drops"),
@@ -84,6 +84,15 @@ def capacity(routers: Sequence[RouterEvidence], axis: Depth, picture: Picture | 
         table(rows),
         folded("Dropped assignments by layer", table(used_columns(layers))),
     )
+
+
+def _measured(one: Capacity) -> dict[str, str]:
+    tenths = one.measured_by_tenth or [None]
+    return {
+        "measured": percent(one.measured),
+        "in the first tenth": percent(tenths[0]),
+        "in the last tenth": percent(tenths[-1]),
+    }
 
 
 def _tenth(drops: Sequence[tuple[str, Drops]], place: int) -> str:
