@@ -87,7 +87,7 @@ def _sampling(experts: int, k: int) -> float:
     """
     if experts < 3:
         return 0.0
-    return float(max((experts - k) * (experts - k - 1), 0) / ((experts - 1) * (experts - 2))) ** 0.5
+    return math.sqrt(max((experts - k) * (experts - k - 1), 0) / ((experts - 1) * (experts - 2)))
 
 
 def independent_pairs(margins: Table) -> Table:
