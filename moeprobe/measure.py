@@ -32,6 +32,7 @@ from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.routers.weights import expert_weights, gate_weights
 from moeprobe.statistics.collect import Collector
+from moeprobe.statistics.questions import Questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,6 +157,7 @@ def measure(
     flush: Callable[[int], None] = lambda _: None,
     *,
     gradient: GradientTest | None = None,
+    questions: Questions | None = None,
     bookmark: Bookmark | None = None,
     crew: Crew | None = None,
 ) -> Measured:
@@ -168,6 +170,7 @@ def measure(
         bars: progress.
         sinks: who else gets every record, ``flush`` being called with the number of every batch.
         gradient: tries the backward pass of every router, if it is given.
+        questions: asks what the experts do, if it is given.
         bookmark: where the progress is kept, and taken up.
         crew: the processes that share the batches; what this gives is what all of them have seen.
 
@@ -175,7 +178,7 @@ def measure(
     crew = crew or Crew()
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([document.source for document in batches.documents], token_ids, seed)
-    recording = _record(opened, batches, bars, sinks, flush, collector, gradient, bookmark, crew)
+    recording = _record(opened, batches, bars, sinks, flush, collector, gradient, questions, bookmark, crew)
     live = opened.live
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
@@ -201,6 +204,7 @@ def _record(
     flush: Callable[[int], None],
     collector: Collector,
     gradient: GradientTest | None,
+    questions: Questions | None,
     bookmark: Bookmark | None,
     crew: Crew,
 ) -> Recording:
@@ -212,7 +216,7 @@ def _record(
             take(record)
 
     recording = probe_recording(opened.live, sink)
-    seen = Sightings(recording, collector, gradient)
+    seen = Sightings(recording, collector, gradient, questions)
     if bookmark is not None:
         bookmark.resume(seen)
     done = bookmark.batches if bookmark else 0

@@ -19,6 +19,7 @@ from moeprobe.measure import measure, not_read, open_model
 from moeprobe.parallel.crew import Crew
 from moeprobe.parallel.launch import Kind
 from moeprobe.probes.batches import make_batches
+from moeprobe.probes.spelling import spelled
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import Recipe, adapt, load_recipe
@@ -26,6 +27,8 @@ from moeprobe.records.store import RecordStore
 from moeprobe.resume.bookmark import Bookmark
 from moeprobe.resume.identity import asked, read
 from moeprobe.resume.shared import SharedWork
+from moeprobe.routers.find import find_sites
+from moeprobe.statistics.questions import Questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,6 +129,8 @@ def analyze(
             bookmark.expect(read(opened.checkpoint, batches, opened.live))
 
         gradient = GradientTest()
+        asks = recipe.specialisation.enabled
+        questions = Questions(batches, recipe.specialisation, len(find_sites(opened.live))) if asks else None
         store = _store(save_records, crew, bookmark)
         measured = measure(
             opened,
@@ -135,9 +140,13 @@ def analyze(
             [store.update] if store else [],
             store.flush if store else lambda _: None,
             gradient=gradient,
+            questions=questions,
             bookmark=bookmark,
             crew=crew,
         )
+        routers, specialisation = measured.routers, None
+        if questions and measured.ran:
+            routers, specialisation = questions.answered(measured.routers, spelled(opened.reader))
         experiments = Experiments()
         if measured.ran:
             recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
@@ -150,7 +159,8 @@ def analyze(
     evidence = Evidence(
         model_type=measured.model.model_type,
         dtype=opened.dtype,
-        routers=measured.routers,
+        routers=routers,
+        specialisation=specialisation,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
         probe=probe_read if measured.ran else None,
     )

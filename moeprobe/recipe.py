@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,6 +60,19 @@ class ChoiceRecipe(_Part):
     total_tokens: int = Field(default=524_288, ge=1)
 
 
+class SpecialisationRecipe(_Part):
+    """The chapter *What the experts do*, which judges nothing. ``enabled`` false leaves it out.
+
+    A token id counts from ``token_occurrences`` occurrences on. Drops are simulated for the ``capacity_factors``, the
+    placement of experts is planned for the numbers of ``devices`` that divide a layer's experts.
+    """
+
+    enabled: bool = False
+    token_occurrences: int = Field(default=128, ge=2)
+    capacity_factors: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = [1.0, 1.25, 1.5, 2.0]
+    devices: list[Annotated[int, Field(ge=2)]] = [2, 4, 8, 16, 32, 64]
+
+
 class Recipe(_Part):
     """What one analysis runs.
 
@@ -75,6 +88,7 @@ class Recipe(_Part):
     probe: ProbeRecipe = ProbeRecipe()
     scale: ScaleRecipe = ScaleRecipe()
     choice: ChoiceRecipe = ChoiceRecipe()
+    specialisation: SpecialisationRecipe = SpecialisationRecipe()
     select: list[str] = []
     ignore: list[str] = []
     limits: dict[str, dict[str, float]] = {}

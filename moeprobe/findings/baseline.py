@@ -17,8 +17,8 @@ from moeprobe.recipe import Recipe
 if TYPE_CHECKING:
     from moeprobe.findings.result import Result
 
-_FREE = {"name", "description", "model_types", "select", "ignore", "limits", "fail_on"}
-"""What a recipe may change without another measurement."""
+_FREE = {"name", "description", "model_types", "select", "ignore", "limits", "fail_on", "specialisation"}
+"""What a recipe may change without another measurement of what is judged."""
 _FREE_PROBE = {"texts", "batch_tokens"}
 """The texts are compared by their tokens, not by the name of their file; batches change nothing but rounding."""
 

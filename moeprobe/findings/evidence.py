@@ -9,6 +9,7 @@ from moeprobe.findings.drift import Base, Drift
 from moeprobe.findings.numbers import Interval, Quantiles
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
+from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
 from moeprobe.findings.weights import ExpertWeights, GateShape
 
 
@@ -179,13 +180,17 @@ class Activations(Plain):
 
 
 class RouterEvidence(Plain):
-    """One router: its facts, its weights, its experts' weights, its activations, its drift from a base model."""
+    """One router: its facts, its weights, its experts' weights, its activations, its drift from a base model.
+
+    ``specialisation`` is what its experts do, where the recipe asks for it; no detector reads it.
+    """
 
     router: Router
     weights: GateWeights | None = None
     experts: ExpertWeights | None = None
     activations: Activations | None = None
     drift: Drift | None = None
+    specialisation: RouterSpecialisation | None = None
 
 
 class ScalePoint(Plain):
@@ -284,3 +289,4 @@ class Evidence(Plain):
     experiments: Experiments | None = None
     probe: Probe | None = None
     base: Base | None = None
+    specialisation: Specialisation | None = None

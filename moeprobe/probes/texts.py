@@ -5,13 +5,15 @@ notes.txt             one source, cut at paragraph boundaries into documents of 
 texts/                each sub-folder is a source and each file a document; files directly in the folder
                       form one source per file extension; hidden files and README files are left out
 texts.jsonl           one document a line: {"text": ..., "source": ...}; instead of ``source`` also
-                      ``domain``, ``language`` or ``label``
+                      ``domain``, ``language`` or ``label``; ``language`` and ``task`` are kept as labels
 hub:org/name[:split]  the first documents of a Hub data set with the same columns (default split: train)
+
+A folder may hold a file ``moeprobe-labels.json`` that says language and task of its sources and files.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import islice
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from moeprobe.errors import ProbeError
+from moeprobe.probes.labels import LABEL_FILE, read_labels
 
 _SOURCE_KEYS = ("source", "domain", "language", "label")
 _SHORTEST_PART = 1_000  # characters: some 250 tokens, enough for a document to count as a cluster
@@ -27,11 +30,16 @@ _HUB_DOCUMENTS = 2_000  # rows read from a Hub data set: far more than a probe u
 
 @dataclass(frozen=True)
 class Document:
-    """One text; ``source`` is the kind of text that it stands for, ``name`` tells it from its neighbours."""
+    """One text; ``source`` is the kind of text that it stands for, ``name`` tells it from its neighbours.
+
+    ``language`` it is written in and ``task`` that it does (tell a story, instruct, ...), where these are known.
+    """
 
     text: str
     source: str
     name: str
+    language: str | None = None
+    task: str | None = None
 
 
 def load_documents(spec: str) -> list[Document]:
@@ -70,9 +78,13 @@ def _from_folder(folder: Traversable, source: str) -> list[Document]:
         if entry.is_dir():
             for name, file in _walk(entry, entry.name):
                 documents += _whole_file(file, entry.name, name)
-        else:
+        elif entry.name != LABEL_FILE:
             documents += _whole_file(entry, Path(entry.name).suffix.lstrip(".") or source, entry.name)
-    return documents
+    labels = folder / LABEL_FILE
+    if not labels.is_file():
+        return documents
+    told = read_labels(_read(labels), str(labels), {name for d in documents for name in (d.source, d.name)})
+    return [replace(d, **(told.get(d.source, {}) | told.get(d.name, {}))) for d in documents]
 
 
 def _entries(folder: Traversable) -> list[Traversable]:
@@ -138,7 +150,8 @@ def _from_row(row: Any, where: str, source: str, name: str) -> Document:
     if not isinstance(text, str) or not text.strip():
         raise ProbeError(f'{where} has no text; every document needs a non-empty "text".')
     given = next((str(row[key]) for key in _SOURCE_KEYS if row.get(key) is not None), source)
-    return Document(text, given, name)
+    language, task = (None if row.get(key) is None else str(row[key]) for key in ("language", "task"))
+    return Document(text, given, name, language, task)
 
 
 def _from_hub(spec: str) -> list[Document]:

@@ -1,7 +1,7 @@
 """Which figures a report has. Planning them costs nothing: matplotlib is loaded when one is drawn."""
 
 from moeprobe.findings.result import Result
-from moeprobe.reporting import figures_depth, figures_findings, figures_load, figures_scale
+from moeprobe.reporting import figures_depth, figures_experts, figures_findings, figures_load, figures_scale
 from moeprobe.reporting.canvas import Picture
 from moeprobe.reporting.grouping import problems
 
@@ -19,5 +19,8 @@ def pictures(result: Result) -> dict[str, Picture]:
         figures_depth.bias(result),
         figures_depth.magnitudes(result),
         figures_scale.scale(result),
+        figures_experts.shares(result),
+        figures_experts.sources(result),
+        figures_experts.drops(result),
     ]
     return {picture.name: picture for picture in planned if picture}

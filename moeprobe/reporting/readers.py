@@ -79,6 +79,11 @@ def fair_shares(counts: Sequence[int]) -> list[float] | None:
     return [count * len(counts) / total for count in counts] if total else None
 
 
+def average(values: Sequence[float]) -> float:
+    """Mean of at least one number; where infinities meet it is NaN, not an error."""
+    return sum(values) / len(values)
+
+
 def evenness(counts: Sequence[int]) -> float | None:
     """Entropy of the load over log(experts): 1 when even, 0 when one expert gets everything."""
     total = sum(counts)

@@ -8,6 +8,7 @@ from moeprobe.reporting.blocks import findings
 from moeprobe.reporting.document import Document, Heading, joined
 from moeprobe.reporting.drift import against_base
 from moeprobe.reporting.evidence import evidence, unchecked
+from moeprobe.reporting.experts import experts
 from moeprobe.reporting.figures import pictures
 from moeprobe.reporting.glance import glance
 from moeprobe.reporting.method import method
@@ -22,6 +23,7 @@ def report(result: Result, judged: Verdict | None = None) -> Document:
         short(result, judged),
         against_base(result, drawn),
         glance(result, drawn),
+        experts(result, drawn),
         evidence(result),
         unchecked(result),
         method(result),

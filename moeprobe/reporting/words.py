@@ -31,6 +31,11 @@ def number(value: float | int | str | bool | None, digits: int = 3) -> str:
     return f"{_trimmed(mantissa)}e{int(power)}"
 
 
+def percent(share: float | None) -> str:
+    """Write a share of the whole in per cent, None as a dash."""
+    return MISSING if share is None else f"{number(100 * share)} %"
+
+
 def measured_and_limit(measured: float | int | None, limit: float | int | None) -> tuple[str, str]:
     """Both numbers, with as many digits as it takes to tell them apart (at most nine)."""
     digits = 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import Experiments
@@ -9,30 +10,41 @@ from moeprobe.records.known import Facts, Known
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording
 from moeprobe.resume.snapshot import Snapshot
+from moeprobe.statistics.by_router import ByRouter
 from moeprobe.statistics.collect import Collector
+from moeprobe.statistics.questions import Questions
 
 
 @dataclass(eq=False)
 class Sightings:
     """Statistics, backward passes, and what the recording knows of the routers.
 
-    ``gradient`` is None where no backward pass is tried.
+    ``gradient`` is None where no backward pass is tried, ``questions`` where nothing is asked of the experts.
     """
 
     recording: Recording
     collector: Collector
     gradient: GradientTest | None = None
+    questions: Questions | None = None
+
+    @property
+    def counted(self) -> dict[str, ByRouter[Any]]:
+        """Everything that is counted, by its name in a snapshot."""
+        return {"statistics": self.collector} | ({"questions": self.questions} if self.questions else {})
 
     def update(self, record: Record) -> None:
         """Take in one record."""
-        self.collector.update(record)
+        for each in self.counted.values():
+            each.update(record)
         if self.gradient is not None:
             self.gradient.update(record)
 
     def snapshot(self) -> Snapshot:
         """Everything seen so far. Tensors: ``statistics/<router path>/...`` and ``gates/<router path>/...``."""
         known, tried = self.recording.known, self.gradient.found if self.gradient else {}
-        tensors = {f"statistics/{key}": tensor for key, tensor in self.collector.state().items()}
+        tensors = {
+            f"{name}/{key}": tensor for name, each in self.counted.items() for key, tensor in each.state().items()
+        }
         tensors |= {f"gates/{key}": tensor for key, tensor in known.tensors().items()}
         words = {
             "known": known.facts().model_dump_json(),
@@ -55,8 +67,9 @@ class Sightings:
             self.recording.known.restore(facts, snapshot.part("gates"), self.recording.sites)
         except KeyError as error:
             raise ValueError(f"no snapshot of this model: {error}") from error
-        self.collector.routers.clear()
-        self.collector.restore((fact.router for fact in facts.gates.values()), snapshot.part("statistics"))
+        for name, each in self.counted.items():
+            each.routers.clear()
+            each.restore((fact.router for fact in facts.gates.values()), snapshot.part(name))
         if self.gradient is not None:
             self.gradient.found = dict(tried.gradient)
         self.recording.failure = snapshot.words.get("failure")
@@ -72,20 +85,22 @@ class Sightings:
 
         """
         total = Known()
-        statistics = self.collector.like()
+        totals = {name: each.like() for name, each in self.counted.items()}
         tried = GradientTest()
         failures: list[tuple[int, str]] = []
         for part in parts:
             self.restore(part)
             total.merge(self.recording.known)
-            statistics.merge(self.collector)
-            self.collector.routers = {}
+            for name, each in self.counted.items():
+                totals[name].merge(each)
+                each.routers = {}
             tried.merge(self.gradient.found if self.gradient else {})
             if self.recording.failure is not None:
                 failures.append((self.recording.batch, self.recording.failure))
             self.recording.forget()
         self.recording.forget(total)
-        self.collector.routers = statistics.routers
+        for name, each in self.counted.items():
+            each.routers = totals[name].routers
         if self.gradient is not None:
             self.gradient.found = tried.found
         self.recording.batch, self.recording.failure = min(failures, default=(self.recording.batch, None))

@@ -1,28 +1,23 @@
 """Collector: all statistics of all routers, fed record by record."""
 
-from collections.abc import Iterable, Mapping
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from moeprobe.findings.evidence import Activations
 from moeprobe.findings.router import Router
-from moeprobe.records.record import Record
 from moeprobe.statistics.balance_law import BalanceLawStatistic
+from moeprobe.statistics.by_router import ByRouter, StatisticSet
 from moeprobe.statistics.contract import ContractStatistic
 from moeprobe.statistics.hash_use import HashStatistic
 from moeprobe.statistics.load import LoadStatistic
 from moeprobe.statistics.logits import LogitStatistic
 from moeprobe.statistics.magnitudes import MagnitudeStatistic
-from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.selection import SelectionStatistic
-from moeprobe.statistics.statistic import Statistic
 from moeprobe.statistics.token_ids import TokenIdStatistic
 from moeprobe.statistics.weights import WeightStatistic
 
 
-class RouterStatistics:
+class RouterStatistics(StatisticSet):
     """The statistics of one router.
 
     Args:
@@ -42,40 +37,6 @@ class RouterStatistics:
         self.token_ids = TokenIdStatistic(router, ids)
         self.hash_use = HashStatistic(router)
         self.contract = ContractStatistic(router)
-
-    @property
-    def all(self) -> list[Statistic]:
-        """Every statistic of the router."""
-        return list(vars(self).values())
-
-    def update(self, seen: Observation) -> None:
-        """Feed every statistic."""
-        for statistic in self.all:
-            statistic.update(seen)
-
-    def merge(self, other: Self) -> None:
-        """Merge every statistic."""
-        for mine, theirs in zip(self.all, other.all, strict=True):
-            mine.merge(theirs)
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything seen, by ``<statistic>/<tensor>``; on the CPU."""
-        return {
-            f"{name}/{part}": tensor
-            for name, statistic in vars(self).items()
-            for part, tensor in statistic.state().items()
-        }
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state()`` gave.
-
-        Raises:
-            ValueError: it is the state of another router, or of other statistics.
-
-        """
-        for name, statistic in vars(self).items():
-            start = f"{name}/"
-            statistic.restore({key.removeprefix(start): tensor for key, tensor in state.items()})
 
     def activations(self, distinct_ids: int) -> Activations | None:
         """What the probe showed at this router; None where it saw no token."""
@@ -98,7 +59,7 @@ class RouterStatistics:
         )
 
 
-class Collector:
+class Collector(ByRouter[RouterStatistics]):
     """Statistics of every router that fires; give ``collector.update`` to a recording as its sink.
 
     Args:
@@ -109,54 +70,14 @@ class Collector:
     """
 
     def __init__(self, sources: list[str], token_ids: Tensor, seed: int = 0) -> None:
+        super().__init__(seed)
         self._sources = sources
         values, counted = torch.unique(token_ids, return_counts=True)
         self._ids = values[counted.argsort(descending=True, stable=True)]
-        self._seed = seed
-        self.routers: dict[str, RouterStatistics] = {}
 
-    def update(self, record: Record) -> None:
-        """Take in one record."""
-        path = record.router.path
-        if path not in self.routers:
-            self.routers[path] = RouterStatistics(record.router, self._sources, self._ids)
-        self.routers[path].update(Observation(record, self._seed))
-
-    def like(self) -> Self:
-        """A collector of the same probe that has seen nothing."""
-        other = type(self)([], self._ids, self._seed)
-        other._sources, other._ids = self._sources, self._ids
-        return other
-
-    def merge(self, other: Self) -> None:
-        """Take in everything that ``other`` has seen."""
-        for path, statistics in other.routers.items():
-            if path in self.routers:
-                self.routers[path].merge(statistics)
-            else:
-                self.routers[path] = statistics
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything seen, by ``<router path>/<statistic>/<tensor>``; on the CPU."""
-        return {
-            f"{path}/{key}": tensor
-            for path, statistics in self.routers.items()
-            for key, tensor in statistics.state().items()
-        }
-
-    def restore(self, routers: Iterable[Router], state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state()`` gave for these routers; one that is not in it has seen nothing.
-
-        Raises:
-            ValueError: it is the state of another probe, of another router, or of other statistics.
-
-        """
-        for router in routers:
-            start = f"{router.path}/"
-            part = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
-            if part:
-                self.routers[router.path] = RouterStatistics(router, self._sources, self._ids)
-                self.routers[router.path].restore(part)
+    def make(self, router: Router) -> RouterStatistics:
+        """The statistics of a router that has seen nothing."""
+        return RouterStatistics(router, self._sources, self._ids)
 
     def activations(self, path: str) -> Activations | None:
         """What was seen at the router at ``path``; None where it saw nothing."""

@@ -15,13 +15,13 @@ ATTACK = (
     " \u202eabc\u2066 \x1b[31mred\x1b]0;t\x07 \x9b2J \x00 \x02s\x03 \x0ec\x0f \ufffe &amp; {{ 7*7 }} {% raw %}"
     " ##[add-mask]x\n  ::stop-commands::y @everyone "
 )
-_KEPT = {"severity", "verdict", "kind", "score_function", "origin", "measured", "limit"}
+_KEPT = {"severity", "verdict", "kind", "score_function", "origin", "measured", "limit", "group", "bias_on"}
 """Fields that can hold nothing but their own words."""
 
 
-def hostile() -> Result:
+def hostile(whole: Result | None = None) -> Result:
     """Every name, message, path, label and key of a result with findings of every kind holds the attack."""
-    data = json.loads(samples.sick().model_dump_json())
+    data = json.loads((whole or samples.sick()).model_dump_json())
     for finding in data["findings"]:
         del finding["fingerprint"]
     paths = {one["router"]["path"] for one in data["evidence"]["routers"]}
@@ -38,9 +38,9 @@ def hostile() -> Result:
     return Result.model_validate(spoilt | {"limits": {ATTACK: {ATTACK: 0.01}}})
 
 
-def nonfinite() -> Result:
+def nonfinite(whole: Result | None = None) -> Result:
     """Every float of a result with findings is NaN or infinite."""
-    data = json.loads(samples.sick().model_dump_json())
+    data = json.loads((whole or samples.sick()).model_dump_json())
     for finding in data["findings"]:
         del finding["fingerprint"]
     values = cycle((math.nan, math.inf, -math.inf))

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moeprobe.findings.router import Arithmetic, Bias, Router
+from moeprobe.recipe import SpecialisationRecipe
 from moeprobe.records.record import Record
 from moeprobe.routers.gate import Gate
 from moeprobe.statistics.collect import Collector, RouterStatistics
+from moeprobe.statistics.document_labels import LabelledDocuments
+from moeprobe.statistics.questions import ProbeFacts, RouterQuestions
 from moeprobe.statistics.statistic import Statistic
 
 EXPERTS, K, HIDDEN, DOCUMENTS = 6, 2, 8, 5
@@ -144,7 +147,9 @@ def test_every_state_is_declared() -> None:
 
 def test_all_statistics_are_collected() -> None:
     collected = {type(s) for s in RouterStatistics(gate().router, SOURCES, torch.arange(50)).all}
-    assert collected == set(Statistic.__subclasses__())
+    facts = ProbeFacts(LabelledDocuments.of([]), torch.zeros(0, dtype=torch.int64), torch.arange(2), {})
+    asked = {type(s) for s in RouterQuestions(gate().router, facts, SpecialisationRecipe(), layers=1).all}
+    assert collected | asked == set(Statistic.__subclasses__())
 
 
 def test_nan_rows_are_counted_and_left_out() -> None:
