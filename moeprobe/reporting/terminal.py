@@ -12,6 +12,7 @@ from moeprobe.findings.router import Router
 from moeprobe.findings.verdict import Verdict
 from moeprobe.reporting import against
 from moeprobe.reporting.depth import where
+from moeprobe.reporting.drift import nearest
 from moeprobe.reporting.grouping import Group, notes, problems
 from moeprobe.reporting.routers import bias_rows, router_rows
 from moeprobe.reporting.text import plain
@@ -38,6 +39,8 @@ def summary(result: Result, report: Path | None = None, *, verdict: Verdict | No
     rest += [f"{plural(len(result.not_checked), 'thing')} not checked"] if result.not_checked else []
     if rest:
         lines += ["", f"Besides: {', '.join(rest)}."]
+    if result.evidence.base is not None:
+        lines += ["", textwrap.fill(f"Against {plain(result.evidence.base.name)}: {plain(nearest(result))}", _WIDTH)]
     if compared := against.lines(result):
         lines += ["", *compared]
     if report is not None:
