@@ -55,6 +55,7 @@ def finetune(base: str, output: Path, rate: float) -> float:
 
 
 def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base")
     parser.add_argument("output", type=Path)

@@ -62,7 +62,8 @@ def router_table(routers: Sequence[Router]) -> str:
 def _problem(group: Group) -> list[str]:
     place = where(group.places, plain)
     follows = f"; {plural(len(group.consequences), 'consequence')}" if group.consequences else ""
-    told = [f"{group.worst.message}", f"To do: {group.worst.remedy}"]
+    told = [group.worst.message, *(f"{one.title}: {one.worst.message}" for one in group.grave)]
+    told += [f"To do: {group.worst.remedy}"]
     return [f"{group.severity:<8} {plain(group.title)}, {place}{follows}"] + [
         textwrap.fill(plain(text), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT) for text in told
     ]
