@@ -55,7 +55,7 @@ def diff(
     tuned: str | Path,
     *,
     tokenizer: str | None = None,
-    recipe: str | Recipe = "full",
+    recipe: str | Recipe = "compare",
     probe: str | None = None,
     max_tokens: int | None = None,
     select: Sequence[str] = (),
@@ -93,10 +93,15 @@ def diff(
         raise ParallelError("A comparison runs in one process; start it without torchrun or accelerate.")
     first, second = load_saved(base), load_saved(tuned)
     recipe = _recipe(recipe, first or second, probe, max_tokens, select, ignore, limits)
-    detectors = choose(recipe.select or DETECTORS, recipe.ignore)
+    detectors = choose(recipe.select, recipe.ignore)
     effective = resolve_limits(recipe.limits)
     bars = Progress(progress)
-    common: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code, "progress": progress}
+    common: dict[str, Any] = {
+        "device_map": device_map,
+        "trust_remote_code": trust_remote_code,
+        "progress": progress,
+        "suits": recipe.refuse_other_model,
+    }
 
     with tempfile.TemporaryDirectory(prefix="moeprobe-") as scratch:
         if first is not None:
@@ -124,6 +129,9 @@ def diff(
             "not_checked": [*result.not_checked, *_unpaired(pairing)],
             "recipe": recipe.model_dump(),
             "limits": {name: dict(limit) for name, limit in effective.items()},
+            # What a saved result was held against, and by whose settings, says nothing about the comparison.
+            "baseline": None,
+            "settings": [],
         }
     )
 
@@ -152,7 +160,7 @@ def _recipe(
     if saved is not None:
         texts = ProbeRecipe.model_validate(saved.recipe.get("probe", {}))
         chosen = chosen.model_copy(update={"probe": texts})
-    return adapt(chosen, probe, max_tokens, select, ignore, limits)
+    return adapt(chosen, probe, max_tokens, select or chosen.select or DETECTORS, ignore, limits)
 
 
 def _saved_side(result: Result, source: str | Path) -> Side:

@@ -12,13 +12,14 @@ at its top:
     std_warning = 0.02
 
 The nearest one from the working directory upwards counts. ``select`` and ``ignore`` of a higher level replace those of
-a lower one; limits are merged one by one.
+a lower one; limits are merged one by one. The baseline is for ``check`` alone (``analyze`` makes it), and ``diff``
+takes ``ignore``, ``fail-on`` and ``limits``: recipe and select are made for a single model.
 """
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,7 +28,6 @@ from moeprobe.errors import OptionError
 from moeprobe.findings.result import Setting
 from moeprobe.recipe import FailOn, Recipe, adapt, first_problem, load_recipe, recipe_names
 
-DEFAULT_RECIPE = "full"
 Limits = Mapping[str, Mapping[str, float]]
 
 
@@ -53,6 +53,11 @@ class PolicyFile:
     path: Path
     policy: Policy
     unused: Path | None = None
+
+    def without(self, keys: Iterable[str]) -> "PolicyFile":
+        """The same file as if it did not say anything about these keys of the policy."""
+        unsaid = Policy()
+        return replace(self, policy=self.policy.model_copy(update={key: getattr(unsaid, key) for key in keys}))
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ def find_policy(start: Path) -> PolicyFile | None:
     return None
 
 
-def resolve(given: CommandLine, file: PolicyFile | None) -> Settings:
-    """Put the levels on top of each other.
+def resolve(given: CommandLine, file: PolicyFile | None, default: str = "full") -> Settings:
+    """Put the levels on top of each other; ``default`` is the recipe where none is named.
 
     Raises:
         OptionError: the recipe does not exist or is not valid.
@@ -105,7 +110,7 @@ def resolve(given: CommandLine, file: PolicyFile | None) -> Settings:
     """
     policy = file.policy if file else Policy()
     name = file.path.name if file else ""
-    chosen = given.recipe or _beside(file, policy.recipe, recipe_names()) or DEFAULT_RECIPE
+    chosen = given.recipe or _beside(file, policy.recipe, recipe_names()) or default
     written = _load(chosen, file if file and not given.recipe and policy.recipe else None)
     baseline = given.baseline or _beside(file, policy.baseline)
     below = {detector: dict(values) for detector, values in policy.limits.items()}

@@ -152,7 +152,18 @@ def test_the_policy_is_used_and_said(moeprobe: Moeprobe, checkpoints: Path) -> N
     )
     outcome = moeprobe("check", checkpoints / "mixtral", "--max-tokens", "1500")
     assert outcome.code == 1
-    assert outcome.err.strip() == f"Policy: {Path.cwd() / 'pyproject.toml'}"
+    assert outcome.err.strip() == "Policy: pyproject.toml"
     assert "FAILED: 4 findings of severity warning or above." in outcome.out
     outcome = moeprobe("check", checkpoints / "mixtral", "--max-tokens", "1500", "--fail-on", "error")
     assert outcome.code == 0
+
+
+def test_analyze_makes_the_baseline_and_does_not_read_the_policy_s(moeprobe: Moeprobe, checkpoints: Path) -> None:
+    policy(Path(), 'recipe = "quick"\nselect = ["flat-scores"]\nbaseline = "base/result.json"\n')
+    few = ("--max-tokens", "1500")
+    outcome = moeprobe("check", checkpoints / "mixtral", *few)
+    assert (outcome.code, "Cannot read" in outcome.err) == (2, True)
+    assert moeprobe("analyze", checkpoints / "mixtral", *few, "-o", "base").code == 0
+    outcome = moeprobe("check", checkpoints / "mixtral", *few)
+    assert outcome.code == 0
+    assert "Baseline: mixtral" in outcome.out

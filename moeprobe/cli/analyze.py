@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, parallel_option
+from moeprobe.cli.options import analysis_options, baseline_option, loading_options, parallel_option
 
 if TYPE_CHECKING:
     from moeprobe.settings import Settings
@@ -18,19 +18,21 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @click.option("-o", "--output", type=click.Path(), help="Folder of the report. [default: reports/<model name>]")
 @click.option("--save-records", is_flag=True, help="Also keep the raw triples (safetensors).")
 @analysis_options
+@baseline_option
 @loading_options
 @parallel_option
 @click.option("--restart", is_flag=True, help="Throw away the progress of an interrupted analysis in the folder.")
 def command(model: str, output: str | None, **options: Any) -> None:
     """Measure the routing of MODEL (a folder or a hub id) and write a report.
 
-    Writes report.md, figures/ and result.json. Exits 0 when the analysis was completed, whatever it found,
-    and 2 when it could not be done. Interrupted, it goes on where it stood when the same command is given again.
+    Writes report.md, figures/ and result.json, the baseline of later checks (so the baseline of a policy file is not
+    read here). Exits 0 when the analysis was completed, whatever it found, and 2 when it could not be done.
+    Interrupted, it goes on where it stood when the same command is given again.
     """
     from moeprobe.cli.measure import settle
 
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
-    settings = settle(**{name: options.pop(name) for name in _SETTINGS})
+    settings = settle(**{name: options.pop(name) for name in _SETTINGS}, without=("baseline",))
     run_analysis(model, folder, settings, keep_progress=folder / ".progress", **options)
 
 

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, output_options, parallel_option
+from moeprobe.cli.options import (
+    analysis_options,
+    baseline_option,
+    gate_options,
+    loading_options,
+    output_options,
+    parallel_option,
+)
 
 if TYPE_CHECKING:
     from moeprobe.recipe import FailOn
@@ -14,9 +21,10 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 
 @click.command("check")
 @click.argument("model")
-@click.option("--fail-on", type=click.Choice(["error", "warning"]), help="Least severity that fails. [default: error]")
+@gate_options
 @output_options
 @analysis_options
+@baseline_option
 @loading_options
 @parallel_option
 def command(
@@ -27,24 +35,10 @@ def command(
     Exits 0 when nothing at or above --fail-on was found, 1 when something was (with --baseline: something new), and
     2 when the answer is not known: bad input, nothing that could be checked, or a crash.
     """
-    from moeprobe.cli.outputs import parse_outputs
+    from moeprobe.cli.outputs import deliver, parse_outputs
 
     outputs = parse_outputs(output_format, output)
     from moeprobe.cli.measure import measure, settle
 
     settings = settle(**{name: options.pop(name) for name in _SETTINGS}, fail_on=fail_on)
-    result = measure(model, settings, **options)
-
-    from moeprobe.findings.result import write_text
-    from moeprobe.findings.verdict import decide
-    from moeprobe.parallel.launch import leads
-    from moeprobe.reporting.formats import render
-
-    verdict = decide(result)
-    if not leads():
-        return verdict.exit_code
-    for name, path in outputs.files:
-        write_text(path, render(result, name, verdict))
-    for name in outputs.printed:
-        click.echo(render(result, name, verdict).rstrip("\n"))
-    return verdict.exit_code
+    return deliver(measure(model, settings, **options), outputs)

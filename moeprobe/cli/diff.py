@@ -1,27 +1,31 @@
 """``moeprobe diff BASE TUNED``: how the routing of a checkpoint differs from that of the model it was made from."""
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, parse_limits, split
-from moeprobe.errors import EXIT_CLEAN, EXIT_FINDINGS, EXIT_NOT_CHECKED
+from moeprobe.cli.options import analysis_options, gate_options, loading_options, output_options
+
+if TYPE_CHECKING:
+    from moeprobe.recipe import FailOn
+
+_SETTINGS = ("recipe", "select", "ignore", "limit")
+_POLICY: dict[str, Any] = {"default": "compare", "without": ("recipe", "select", "baseline")}
+"""Recipe, select and baseline of a policy are made for a single model."""
 
 
 @click.command("diff")
 @click.argument("base")
 @click.argument("tuned")
-@click.option("-o", "--output", type=click.Path(), help="Folder of the report. [default: reports/<TUNED>-vs-<BASE>]")
 @click.option(
-    "--fail-on",
-    type=click.Choice(["error", "warning", "info", "never"]),
-    default="error",
-    show_default=True,
-    help="Exit with 1 from this severity on.",
+    "-o",
+    "--folder",
+    type=click.Path(),
+    help="Folder of the report. [default: reports/<TUNED>-vs-<BASE>, none beside --output and --output-format]",
 )
+@gate_options
+@output_options
 @click.option("--base-revision", help="Branch, tag or commit of BASE on the hub.")
 @click.option("--base-dtype", help="Dtype of BASE, if not that of --dtype.")
 @click.option(
@@ -29,43 +33,44 @@ from moeprobe.errors import EXIT_CLEAN, EXIT_FINDINGS, EXIT_NOT_CHECKED
 )
 @analysis_options
 @loading_options
-def command(base: str, tuned: str, output: str | None, fail_on: str, **options: Any) -> int:
+def command(
+    base: str,
+    tuned: str,
+    folder: str | None,
+    fail_on: "FailOn | None",
+    output_format: tuple[str, ...],
+    output: tuple[str, ...],
+    **options: Any,
+) -> int:
     """Compare the routing of TUNED with that of BASE, on the same tokens, and write a report.
 
-    Each is a folder, a hub id, or a saved result with records (`moeprobe analyze --save-records`). Only
-    routing-drift judges, unless --select names others. Exits 0 when nothing at or above --fail-on was found, 1 when
-    something was, and 2 when the two could not be compared.
+    Each is a folder, a hub id, or a saved result with records (`moeprobe analyze --save-records`). The recipe is
+    compare, and only routing-drift judges, unless --select names others. Exits 0 when nothing at or above --fail-on
+    was found, 1 when something was, and 2 when the two could not be compared.
     """
-    folder = Path(output) if output else Path("reports") / f"{_name(tuned)}-vs-{_name(base)}"
+    from moeprobe.cli.outputs import deliver, parse_outputs
     from moeprobe.reporting.write import check_writable
 
-    check_writable(folder)
-    from moeprobe.comparison import diff
-    from moeprobe.findings.finding import SEVERITIES
-    from moeprobe.reporting.drift import nearest
-    from moeprobe.reporting.terminal import summary
+    outputs = parse_outputs(output_format, output)
+    target = Path(folder) if folder else None if output or output_format else _default_folder(base, tuned)
+    if target is not None:
+        check_writable(target)
+    from moeprobe.cli.measure import compare, settle
     from moeprobe.reporting.write import write_report
 
-    quiet = options.pop("quiet")
-    selected, ignored = split(options.pop("select")), split(options.pop("ignore"))
-    result = diff(
-        base,
-        tuned,
-        select=selected,
-        ignore=ignored,
-        limits=parse_limits(options.pop("limit")),
-        progress=not quiet and sys.stderr.isatty(),
-        command=shlex.join(["moeprobe", *sys.argv[1:]]),
-        **options,
-    )
-    report = write_report(result, folder)
-    click.echo(summary(result))
-    click.echo(f"\n{nearest(result)}")
-    click.echo(f"Report: {report}")
-    if not result.count("clean") and not result.count("finding"):
-        return EXIT_NOT_CHECKED
-    bars = SEVERITIES[: SEVERITIES.index(fail_on) + 1] if fail_on != "never" else ()
-    return EXIT_FINDINGS if any(finding.severity in bars for finding in result.findings) else EXIT_CLEAN
+    texts, max_tokens = options.pop("probe"), options.pop("max_tokens")
+    given = {name: options.pop(name) for name in _SETTINGS}
+    settings = settle(**given, probe=texts, max_tokens=max_tokens, fail_on=fail_on, **_POLICY)
+    result = compare(base, tuned, settings, texts=texts, max_tokens=max_tokens, **options)
+    report = write_report(result, target) if target is not None else None
+    code = deliver(result, outputs)
+    if report is not None:
+        click.echo(f"Report: {report}", err=bool(output_format))
+    return code
+
+
+def _default_folder(base: str, tuned: str) -> Path:
+    return Path("reports") / f"{_name(tuned)}-vs-{_name(base)}"
 
 
 def _name(source: str) -> str:

@@ -1,4 +1,4 @@
-"""What ``analyze`` and ``check`` share: options and policy become settings, settings become a Result."""
+"""What ``analyze``, ``check`` and ``diff`` share: options and policy become settings, settings become a Result."""
 
 import shlex
 import sys
@@ -15,7 +15,7 @@ from moeprobe.parallel.launch import leads, misled, size
 from moeprobe.settings import CommandLine, PolicyFile, Settings, find_policy, resolve
 
 if TYPE_CHECKING:
-    from moeprobe.findings.result import Result
+    from moeprobe.findings.result import Result, Setting
     from moeprobe.recipe import FailOn
 
 
@@ -29,8 +29,12 @@ def settle(
     limit: tuple[str, ...] = (),
     baseline: str | None = None,
     fail_on: "FailOn | None" = None,
+    default: str = "full",
+    without: Sequence[str] = (),
 ) -> Settings:
     """Put the command line over the policy of the working directory, and say on stderr which one that is.
+
+    ``default`` is the recipe where none is named, ``without`` are keys of the policy that the command does not obey.
 
     Raises:
         OptionError: an option or the policy cannot be used.
@@ -42,7 +46,7 @@ def settle(
         if leads():
             _announce(file)
         check_names(str(file.path), file.policy.select, file.policy.ignore, file.policy.limits)
-    return resolve(given, file)
+    return resolve(given, file and file.without(without), default)
 
 
 def measure(
@@ -57,8 +61,7 @@ def measure(
         recipe=settings.recipe,
         baseline=settings.baseline,
         save_records=save_records,
-        progress=not quiet and sys.stderr.isatty() and leads(),
-        command=shlex.join(["moeprobe", *sys.argv[1:]]),
+        **_run(quiet),
         **options,
     )
     return result.model_copy(update={"settings": settings.origins})
@@ -71,6 +74,37 @@ def announce_processes(parallel: str) -> None:
         click.echo(f"Processes: {size()}, which share the {shared}.", err=True)
     if (warning := misled()) is not None:
         click.echo(f"Processes: 1. {warning}", err=True)
+
+
+def compare(
+    base: str, tuned: str, settings: Settings, *, texts: str | None, max_tokens: int | None, quiet: bool, **options: Any
+) -> "Result":
+    """Compare two models as the settings say; ``texts`` and ``max_tokens`` win over those of a saved result.
+
+    The result keeps the settings, with the texts that were read and the detectors that a comparison stands for.
+    """
+    from moeprobe.comparison import diff
+
+    result = diff(base, tuned, recipe=settings.recipe, probe=texts, max_tokens=max_tokens, **_run(quiet), **options)
+    probe = result.recipe["probe"]
+    read = {"probe": probe["texts"], "max-tokens": probe["max_tokens"], "select": result.recipe["select"]}
+
+    def as_read(setting: "Setting") -> "Setting":
+        value = read.get(setting.name, setting.value)
+        if value == setting.value:
+            return setting
+        origin = setting.origin if setting.name == "select" else "the saved result"
+        return setting.model_copy(update={"value": value, "origin": origin})
+
+    return result.model_copy(update={"settings": [as_read(setting) for setting in settings.origins]})
+
+
+def _run(quiet: bool) -> dict[str, Any]:
+    """What the terminal adds: progress bars where somebody looks, and the command to print in reports."""
+    return {
+        "progress": not quiet and sys.stderr.isatty() and leads(),
+        "command": shlex.join(["moeprobe", *sys.argv[1:]]),
+    }
 
 
 def check_names(
@@ -112,4 +146,6 @@ def check_names(
 
 def _announce(file: PolicyFile) -> None:
     over = f" ({file.unused.name} beside it has a [tool.moeprobe] too, which is not used)" if file.unused else ""
-    click.echo(f"Policy: {file.path}{over}", err=True)
+    here = Path.cwd()
+    path = file.path.relative_to(here) if file.path.is_relative_to(here) else file.path
+    click.echo(f"Policy: {path}{over}", err=True)

@@ -46,18 +46,29 @@ def analysis_options(command: _Command) -> _Command:
     """What is run: recipe, texts, detectors, limits."""
     for option in reversed(
         [
-            click.option("--recipe", help="Name of a recipe, or a YAML file. [default: full]"),
+            click.option("--recipe", help="Name of a recipe, or a YAML file. [default: full, or the policy's]"),
             click.option("--probe", help="Your own texts: a text file, a folder, JSONL, or hub:org/name."),
             click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
             click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read."),
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
             click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),
-            click.option("--baseline", type=click.Path(), help="result.json that findings are held against."),
         ]
     ):
         command = option(command)
     return command
+
+
+def gate_options(command: _Command) -> _Command:
+    """From which severity on the command exits with 1."""
+    return click.option(
+        "--fail-on", type=click.Choice(["error", "warning"]), help="Least severity that fails. [default: error]"
+    )(command)
+
+
+def baseline_option(command: _Command) -> _Command:
+    """An earlier result of the same measurement."""
+    return click.option("--baseline", type=click.Path(), help="result.json that findings are held against.")(command)
 
 
 def output_options(command: _Command) -> _Command:

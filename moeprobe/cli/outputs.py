@@ -1,13 +1,19 @@
-"""Where ``check`` and ``report`` write: formats on standard output, and formats to files."""
+"""Where ``check`` and ``diff`` write: formats on standard output, and formats to files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
 
 from moeprobe.errors import OptionError, OutputError
 from moeprobe.recipe import suggestion
 from moeprobe.reporting.formats import FORMAT_NAMES
 from moeprobe.reporting.write import check_writable
+
+if TYPE_CHECKING:
+    from moeprobe.findings.result import Result
 
 _TOGETHER = {"text", "markdown", "github"}
 """Formats that may follow each other on standard output; the others must be a document of their own."""
@@ -48,6 +54,28 @@ def parse_outputs(formats: Sequence[str], files: Sequence[str]) -> Outputs:
             raise OutputError(f"Cannot write {path}: it is not a regular file. Choose another name.")
         check_writable(path.parent)
     return Outputs(printed, pairs)
+
+
+def deliver(result: "Result", outputs: Outputs) -> int:
+    """Judge a result, write it to the files first, then print it, and give the exit code; one process writes.
+
+    Raises:
+        OutputError: a file cannot be written.
+
+    """
+    from moeprobe.findings.result import write_text
+    from moeprobe.findings.verdict import decide
+    from moeprobe.parallel.launch import leads
+    from moeprobe.reporting.formats import render
+
+    verdict = decide(result)
+    if not leads():
+        return verdict.exit_code
+    for name, path in outputs.files:
+        write_text(path, render(result, name, verdict))
+    for name in outputs.printed:
+        click.echo(render(result, name, verdict).rstrip("\n"))
+    return verdict.exit_code
 
 
 def _pair(value: str) -> tuple[str, Path]:

@@ -78,7 +78,8 @@ _REMEDIES = {
     OWN: "Compare the loss with the base's; take the gate from the base, or train it at a lower rate",
     INHERITED: "Compare the loss with the base's; something before this gate changed much, train it at a lower rate",
     UNTOLD: "Compare the loss with the base's, and the gate's weights with the base's",
-    WEIGHTS: "Compare the score function, norm_topk_prob and routed_scaling_factor with the base's config",
+    WEIGHTS: "Compare the score function, norm_topk_prob and routed_scaling_factor with the base's config; if they are "
+    "the same, the gate itself changed: train it at a lower rate",
 }
 
 

@@ -29,8 +29,9 @@ class Verdict(Plain):
 def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
     """Judge a result by its own bar, or by ``fail_on``.
 
-    An answer that is not known is never clean: nothing was judged, a detector failed wherever it ran, or a check
-    that the baseline could answer failed now. A finding that fails the check outranks that: it is known.
+    An answer that is not known is never clean: nothing was judged, no router was seen at work, a detector failed
+    wherever it ran, or a check that the baseline could answer failed now. A finding that fails the check outranks
+    that: it is known.
     """
     bar: FailOn = fail_on or result.fail_on
     against = result.baseline
@@ -55,6 +56,9 @@ def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
     if not result.count("clean") and not result.count("finding"):
         return f"nothing was checked: all {len(result.checks)} checks were skipped or failed to run"
+    if all(one.activations is None for one in result.evidence.routers):
+        why = next((f" ({left_out.why})" for left_out in result.not_checked), "")
+        return f"no router was seen at work on the texts{why}, so all that was checked are the weights"
     broken = [
         detector
         for detector in dict.fromkeys(check.detector for check in result.checks)

@@ -14,7 +14,8 @@ from moeprobe.findings.finding import Finding
 from moeprobe.findings.result import Result
 from moeprobe.findings.verdict import Verdict
 from moeprobe.reporting.depth import where
-from moeprobe.reporting.document import Document, Heading, Paragraph, without_figures
+from moeprobe.reporting.document import Document, Heading, Paragraph, joined, without_figures
+from moeprobe.reporting.drift import against_base
 from moeprobe.reporting.grouping import Group
 from moeprobe.reporting.markdown import write
 from moeprobe.reporting.report import short
@@ -52,11 +53,11 @@ def render(result: Result, judged: Verdict | None = None) -> str:
 
 
 def step_summary(result: Result, judged: Verdict | None = None, room: int = SUMMARY_BYTES) -> str:
-    """Write verdict, findings and what changed against the baseline as Markdown of at most ``room`` bytes.
+    """Write verdict, findings and what changed against baseline or base model as Markdown of at most ``room`` bytes.
 
     What does not fit is left out whole blocks at a time, and the last sentence says so.
     """
-    document = without_figures(short(result, judged))
+    document = without_figures(joined(short(result, judged), against_base(result, {})))
     whole = write(document)
     if len(whole.encode()) <= room:
         return whole

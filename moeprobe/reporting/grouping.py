@@ -18,13 +18,24 @@ class Group:
 
     @property
     def severity(self) -> Severity:
-        """The worst among the findings."""
-        return min((finding.severity for finding in self.findings), key=SEVERITIES.index)
+        """The worst among the findings and their consequences: a mild fault can have a severe one behind it."""
+        return min(self._severities, key=SEVERITIES.index)
+
+    @property
+    def _severities(self) -> list[Severity]:
+        own: list[Severity] = [finding.severity for finding in self.findings]
+        return own + [group.severity for group in self.consequences]
 
     @property
     def worst(self) -> Finding:
-        """Of the findings with the worst severity the one farthest beyond its limit."""
-        return max((one for one in self.findings if one.severity == self.severity), key=_excess)
+        """Of its own findings with the worst severity the one farthest beyond its limit."""
+        own = min((finding.severity for finding in self.findings), key=SEVERITIES.index)
+        return max((one for one in self.findings if one.severity == own), key=_excess)
+
+    @property
+    def grave(self) -> "tuple[Group, ...]":
+        """Consequences that are no mere infos: they were judged worse than what they follow from."""
+        return tuple(group for group in self.consequences if group.severity != "info")
 
     @property
     def title(self) -> str:
@@ -48,7 +59,8 @@ def problems(result: Result) -> list[Group]:
     for finding, home in zip(result.findings, homes, strict=True):
         if home is not None:
             below[first[home]].append(finding)
-    return [Group(group.findings, tuple(_grouped(below[place]))) for place, group in enumerate(roots)]
+    whole = [Group(group.findings, tuple(_grouped(below[place]))) for place, group in enumerate(roots)]
+    return sorted(whole, key=lambda group: SEVERITIES.index(group.severity))
 
 
 def notes(result: Result) -> list[Group]:

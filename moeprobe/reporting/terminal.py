@@ -12,6 +12,7 @@ from moeprobe.findings.router import Router
 from moeprobe.findings.verdict import Verdict
 from moeprobe.reporting import against
 from moeprobe.reporting.depth import where
+from moeprobe.reporting.drift import nearest
 from moeprobe.reporting.grouping import Group, notes, problems
 from moeprobe.reporting.routers import bias_rows, router_rows
 from moeprobe.reporting.text import plain
@@ -38,6 +39,8 @@ def summary(result: Result, report: Path | None = None, *, verdict: Verdict | No
     rest += [f"{plural(len(result.not_checked), 'thing')} not checked"] if result.not_checked else []
     if rest:
         lines += ["", f"Besides: {', '.join(rest)}."]
+    if result.evidence.base is not None:
+        lines += ["", textwrap.fill(f"Against {plain(result.evidence.base.name)}: {plain(nearest(result))}", _WIDTH)]
     if compared := against.lines(result):
         lines += ["", *compared]
     if report is not None:
@@ -59,7 +62,8 @@ def router_table(routers: Sequence[Router]) -> str:
 def _problem(group: Group) -> list[str]:
     place = where(group.places, plain)
     follows = f"; {plural(len(group.consequences), 'consequence')}" if group.consequences else ""
-    told = [f"{group.worst.message}", f"To do: {group.worst.remedy}"]
+    told = [group.worst.message, *(f"{one.title}: {one.worst.message}" for one in group.grave)]
+    told += [f"To do: {group.worst.remedy}"]
     return [f"{group.severity:<8} {plain(group.title)}, {place}{follows}"] + [
         textwrap.fill(plain(text), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT) for text in told
     ]

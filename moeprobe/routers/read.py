@@ -144,8 +144,8 @@ def _output_factor(call: RouterCall) -> float | None:
     if call.block_output is None or call.routed is None or call.block_output.shape != call.routed.shape:
         return None
     shared = call.gated_shared
-    routed = call.routed.double()
-    rest = call.block_output.double() - (0 if shared is None else shared.double())
+    routed = call.routed[:_ROWS].double()
+    rest = call.block_output[:_ROWS].double() - (0 if shared is None else shared[:_ROWS].double())
     usable = torch.isfinite(routed).all(dim=-1) & torch.isfinite(rest).all(dim=-1)
     routed, rest = routed[usable], rest[usable]
     norm = float(routed.square().sum())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_no_torch(arguments: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_a_check_imports_nothing_that_it_does_not_use(bundled: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from moeprobe.cli import main\n"
+        "main.main(sys.argv[1:], standalone_mode=False)\n"
+        "unused = {'pandas', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not unused, unused"
+    )
+    command = [sys.executable, "-c", program, "check", str(bundled), "--recipe=quick", "--max-tokens=1200"]
+    command += [f"--output={name}={tmp_path / name}" for name in ("json", "junit", "sarif", "github")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_import_costs_no_torch() -> None:

@@ -15,7 +15,7 @@ ATTACK = (
     " \u202eabc\u2066 \x1b[31mred\x1b]0;t\x07 \x9b2J \x00 \x02s\x03 \x0ec\x0f \ufffe &amp; {{ 7*7 }} {% raw %}"
     " ##[add-mask]x\n  ::stop-commands::y @everyone "
 )
-_KEPT = {"severity", "verdict", "kind", "score_function", "origin", "measured", "limit", "group", "bias_on"}
+_KEPT = {"severity", "verdict", "kind", "score_function", "bias_on", "origin", "measured", "limit", "group"}
 """Fields that can hold nothing but their own words."""
 
 

@@ -8,7 +8,9 @@ from moeprobe.findings.numbers import Interval
 from moeprobe.findings.result import Result
 from moeprobe.reporting.drift import against_base, nearest
 from moeprobe.reporting.figures import pictures
-from moeprobe.reporting.markdown import render
+from moeprobe.reporting.github import step_summary
+from moeprobe.reporting.markdown import render, write
+from moeprobe.reporting.report import report
 from tests.detectors.drifted import BASE, drift, interval
 from tests.reporting import samples
 
@@ -21,22 +23,27 @@ def compared(whole: Result, base: dict[str, Any] | None = None, **last: Any) -> 
     return whole.model_copy(update={"evidence": whole.evidence.model_copy(update=update)})
 
 
+def chapter(result: Result) -> str:
+    """The chapter alone, as Markdown."""
+    return write(against_base(result, {}))
+
+
 def test_no_chapter_without_a_base() -> None:
     whole = samples.healthy()
-    assert against_base(whole, pictures(whole)) == ""
+    assert against_base(whole, pictures(whole)) == ()
     assert "Against the base" not in render(whole)
     assert "drift" not in pictures(whole)
 
 
 def test_it_stands_after_the_findings() -> None:
-    text = render(compared(samples.sick()))
+    text = write(report(compared(samples.sick())))
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert headings[:3] == ["Findings", "Against the base model", "The model at a glance"]
     assert "![Against the base by depth" in text
 
 
 def test_numbers_stand_beside_their_intervals_and_floors() -> None:
-    text = against_base(compared(samples.healthy(), overlap=interval(0.31, 0.02)), {})
+    text = chapter(compared(samples.healthy(), overlap=interval(0.31, 0.02)))
     (row,) = [line for line in text.splitlines() if "0.31 (0.29 to 0.33)" in line]
     assert "0.034 (0.024 to 0.044)" in row
     assert "0.0765" in row
@@ -47,14 +54,19 @@ def test_numbers_stand_beside_their_intervals_and_floors() -> None:
 def test_moved_and_shifted_experts_are_listed() -> None:
     shift = LoadShift(expert=7, base=1.5, tuned=0.1, ratio=Interval(value=0.07, low=0.05, high=0.09))
     order = Renumbering(now=[1, 0, 2], likeness=0.97, likeness_as_is=0.1)
-    text = against_base(compared(samples.healthy(), shifts=[shift], renumbering=order), {})
+    text = chapter(compared(samples.healthy(), shifts=[shift], renumbering=order))
     assert "0.07 (0.05 to 0.09)" in text
     assert "0 to 1, 1 to 0" in text
 
 
 def test_long_models_are_folded() -> None:
-    assert "<summary>Drift by layer</summary>" in against_base(compared(samples.large()), {})
-    assert "<summary>Drift by layer</summary>" not in against_base(compared(samples.healthy()), {})
+    assert "<summary>Drift by layer</summary>" in chapter(compared(samples.large()))
+    assert "<summary>Drift by layer</summary>" not in chapter(compared(samples.healthy()))
+
+
+def test_the_summary_of_a_step_holds_it() -> None:
+    whole = compared(samples.healthy())
+    assert chapter(whole).strip() in step_summary(whole)
 
 
 def test_names_from_outside_are_escaped() -> None:
@@ -70,4 +82,4 @@ def test_nothing_compared_is_said() -> None:
     whole = samples.healthy()
     bare = whole.model_copy(update={"evidence": whole.evidence.model_copy(update={"base": BASE})})
     assert nearest(bare) == "No router could be compared with the base."
-    assert nearest(bare) in against_base(bare, {})
+    assert nearest(bare) in chapter(bare)
