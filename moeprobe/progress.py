@@ -1,6 +1,6 @@
 """Progress bars on stderr, silent where nobody watches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,9 +15,11 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self._hidden = not shown
 
-    def over(self, items: Sequence[_Item], title: str) -> Iterator[_Item]:
-        """Iterate with a bar."""
-        yield from tqdm(items, desc=title, unit="batch", disable=self._hidden, leave=False)
+    def over(
+        self, items: Iterable[_Item], title: str, *, total: int | None = None, unit: str = "batch"
+    ) -> Iterator[_Item]:
+        """Iterate with a bar; ``total`` is how many there are, where they cannot tell."""
+        yield from tqdm(items, desc=title, total=total, unit=unit, disable=self._hidden, leave=False)
 
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[], None]]:

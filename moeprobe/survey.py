@@ -7,31 +7,59 @@ from typing import Any
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
-from moeprobe.errors import NotMoEError
+from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.router import Router
 from moeprobe.measure import refuse_dense
+from moeprobe.progress import Progress
 from moeprobe.routers.alone import read_alone
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
+from moeprobe.weights_scan import scan
 
 
 def routers(
     model: str | Path,
     *,
     revision: str | None = None,
+    run: bool = False,
     dtype: str = "auto",
     device_map: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
 ) -> list[Router]:
-    """Facts of every router of a checkpoint, from its config and weights, without a text.
+    """Facts of every router of a checkpoint, without a text.
+
+    By default what its files and its config say: nothing is loaded, and of a hub model only ranges are read. With
+    ``run`` the whole model is loaded and each router run alone, on random input, so that its rule is measured.
 
     Raises:
-        MoeprobeError: the checkpoint cannot be used, or none of its routers can be run alone.
+        MoeprobeError: the checkpoint cannot be used, or none of its routers can be read in this way.
 
     """
+    if run:
+        return _measured(model, revision, dtype, device_map, trust_remote_code, progress)
+    if device_map is not None or dtype != "auto":
+        raise OptionError("Nothing is loaded, so --dtype and --device-map have no meaning; add --run to load the model.")
+    found = scan(model, revision=revision, bars=Progress(progress))
+    if not found.routers:
+        refused = found.not_checked[0]
+        raise NotMoEError(
+            f"No router of {model} can be read from its files ({refused.what}: {refused.why}); "
+            "load the model with --run, or use analyze."
+        )
+    return [one.router for one in found.routers]
+
+
+def _measured(
+    model: str | Path,
+    revision: str | None,
+    dtype: str,
+    device_map: str | None,
+    trust_remote_code: bool,
+    progress: bool,
+) -> list[Router]:
     checkpoint = open_checkpoint(
         model,
         revision=revision,

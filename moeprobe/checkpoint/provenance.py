@@ -36,16 +36,18 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
     )
 
 
-def describe_environment(model: "PreTrainedModel", command: str, started: datetime, seconds: float) -> Environment:
-    """Versions, device, the experts implementation that ran, and the command."""
+def describe_environment(
+    model: "PreTrainedModel | None", command: str, started: datetime, seconds: float
+) -> Environment:
+    """Versions, device, the experts implementation that ran, and the command; ``model`` is None where none ran."""
     return Environment(
         moeprobe=moeprobe.__version__,
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=transformers.__version__,
         platform=f"{platform.system()} {platform.machine()}",
-        device=str(model.device),
-        experts_implementation=getattr(model.config, "_experts_implementation", None),
+        device="none" if model is None else str(model.device),
+        experts_implementation=None if model is None else getattr(model.config, "_experts_implementation", None),
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 1),

@@ -53,7 +53,7 @@ def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
 
 def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
-    if not result.count("clean") and not result.count("finding"):
+    if not result.count("clean") and not result.count("finding") and not result.weighed:
         return f"nothing was checked: all {len(result.checks)} checks were skipped or failed to run"
     broken = [
         detector

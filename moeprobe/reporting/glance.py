@@ -75,8 +75,9 @@ def glance(result: Result, pictures: dict[str, Picture]) -> Document:
 
 def _facts(result: Result) -> str:
     model = result.model
-    whole, gates = amount(model.parameters), amount(model.router_parameters)
-    files = f"{plural(model.files, 'file')}, {number(model.bytes / 1e9)} GB"
+    gates = amount(model.router_parameters)
+    whole = "an unknown number of" if model.parameters is None else amount(model.parameters)
+    files = plural(model.files, "file") + ("" if model.bytes is None else f", {number(model.bytes / 1e9)} GB")
     return (
         f"{code(model.architecture)} (model type {code(model.model_type)}), {whole} parameters, {gates} of "
         f"them in routers; {files}. "

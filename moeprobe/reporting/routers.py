@@ -28,11 +28,12 @@ def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = p
 def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
     declared, bias, groups = router.declared, router.selection_bias, router.groups
     spare = router.score_columns - router.experts
-    chosen = f"{router.top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
+    top_k = str(router.top_k) if router.top_k else "an unknown number"
+    chosen = f"{top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
     shared = "gated" if router.shared_gate else "yes"
     return (
         ("chosen", f"by table, {chosen}" if router.kind == "hash" else f"top {chosen}"),
-        ("groups", f"best {groups.kept} of {groups.count}" if groups else MISSING),
+        ("groups", f"best {groups.kept} of {groups.count}" if groups else _declared_groups(router)),
         ("score function", _against(router.score_function, declared.score_function, word)),
         ("renormalised", _against(router.renormalised, declared.renormalised, word)),
         ("factor", _against(router.scaling_factor, declared.scaling_factor, word)),
@@ -43,6 +44,14 @@ def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
         ("arithmetic", _arithmetic(router)),
         ("not verified", MISSING if router.verified else "yes"),
     )
+
+
+def _declared_groups(router: Router) -> str:
+    """What the config says about groups, where a run did not show whether it is so."""
+    declared = router.declared.groups
+    if declared is None or router.selection_agreement is not None or router.kind == "hash":
+        return MISSING
+    return f"{MISSING} (declared: best {declared[1]} of {declared[0]})"
 
 
 def _arithmetic(router: Router) -> str:
