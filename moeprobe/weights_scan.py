@@ -23,7 +23,7 @@ from moeprobe.findings.result import Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
 from moeprobe.routers.stored_gate import needs_norm, read_stored
-from moeprobe.routers.stored_sites import StoredSite, count_experts, find_stored_sites, without_later_experts
+from moeprobe.routers.stored_sites import StoredSite, find_stored_sites, fold_experts
 from moeprobe.routers.weights import gate_weights
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def scan(
     stored = open_stored(str(model), revision, suits)
     headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
     names = [name for shard in stored.shards.values() for name in shard] or list(headers)
-    tensors = module_tensors(stored.config, without_later_experts(names))
-    sites = find_stored_sites(tensors, count_experts(names))
+    few, experts = fold_experts(names)
+    tensors = module_tensors(stored.config, few)
+    sites = find_stored_sites(tensors, experts)
     if not sites:
         raise NotMoEError(
             f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or one of "

@@ -5,6 +5,7 @@ One interface for both. Whole shards are never read, and every byte and request 
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -120,38 +121,37 @@ class HubFiles(Files):
             return self._here.read(name, start, stop)
         if stop <= start:
             return bytearray(), stop
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+        from huggingface_hub.errors import EntryNotFoundError
 
-        for attempt in range(1, _ATTEMPTS + 1):
+        for _ in range(_ATTEMPTS):
             try:
                 content, size = self._fetch(name, start, stop)
             except EntryNotFoundError as error:
                 raise IncompleteError(f"{self.label(name)} is missing on the hub, though its index names it.") from error
-            except HfHubHTTPError as error:
-                raise self._refused(name, error) from error
             except CheckpointError:
                 raise
-            except Exception as error:  # whatever the HTTP library raises while bytes arrive
-                if attempt == _ATTEMPTS:
-                    raise self._refused(name, error) from error
-                continue
+            except Exception as error:  # of the hub, or of whatever HTTP library it uses
+                raise self._refused(name, error) from error
             if len(content) == min(stop, size) - start:
                 return content, size
         raise CheckpointError(
-            f"The server sends fewer bytes of {self.label(name)} than it was asked for; try again later, or download it."
+            f"The hub sends fewer bytes of {self.label(name)} than it was asked for; try again later, or download it."
         )
 
     def _fetch(self, name: str, start: int, stop: int) -> tuple[bytearray, int]:
+        """One request; fewer bytes than asked for where the transfer breaks off."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
         url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=constants.ENDPOINT)
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        content = bytearray()
+        content, size = bytearray(), stop
         with http_stream_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
             hf_raise_for_status(response)
             size = self._size(name, response, start, stop)
-            for chunk in response.iter_bytes():
+            chunks = response.iter_bytes()
+            # An error of the transfer must not reach the backoff around it, which has handed its answer out already.
+            while (chunk := _next(chunks)) is not None:
                 content += chunk
                 if len(content) > stop - start:
                     raise self._whole(name)
@@ -185,3 +185,11 @@ class HubFiles(Files):
             f"The server answers a request for a part of {self.label(name)} with something else (it ignores HTTP "
             f"Range); download the model (`hf download {self._repository}`) and give its folder."
         )
+
+
+def _next(chunks: Iterator[bytes]) -> bytes | None:
+    """The next piece of a transfer, None where it ends or breaks off."""
+    try:
+        return next(chunks, None)
+    except Exception:
+        return None

@@ -35,6 +35,10 @@ def read_all_headers(files: Files, shards: Mapping[str, Collection[str]]) -> dic
         return read_header(files, shard, guess)
 
     found: dict[str, TensorHeader] = {}
+    if files.at_hand:  # parsing takes longer than reading, and threads would wait for each other
+        for shard in shards:
+            found.update(read(shard))
+        return found
     with ThreadPoolExecutor(files.workers) as pool:
         for headers in pool.map(read, shards):
             found.update(headers)

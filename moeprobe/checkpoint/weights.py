@@ -134,7 +134,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
     """
     try:
         table = json.loads(index.read_bytes())["weight_map"]
-        files = {str(name): str(file) for name, file in table.items()}
+        files = dict(table)
+        if {*map(type, files.values())} - {str}:
+            raise TypeError("a file's name is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if index.read_bytes().startswith(b"version https://git-lfs"):
             raise IncompleteError(f"{index} is a git-lfs pointer; run `git lfs pull` in that folder.") from error

@@ -26,5 +26,5 @@ def gate_shape(weight: Tensor) -> GateShape | None:
         norm_variation=float(norms.std() / norms.mean()),
         largest_singular=largest / (float(rms) * (math.sqrt(rows) + math.sqrt(columns))),
         cosine_rms=math.sqrt(float(between) * columns),
-        kurtosis=float((matrix / rms).pow(4).mean()),
+        kurtosis=float((matrix / rms).square_().square_().mean()),
     )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.routers.find import ROUTER_NAME, SHARED_GATE, layer_of
 
-_EXPERT = re.compile(r"(?:^|\.)experts\.(?:expert_)?(\d+)\.")
 _NORM = re.compile(r"(post_attention_layernorm|ffn_norm|pre_(feedforward|mlp)_(layer)?norm|post_attention_norm)$")
 
 
@@ -34,24 +33,29 @@ class StoredSite:
     norm: ModuleTensor | None = None
 
 
-def without_later_experts(names: Iterable[str]) -> list[str]:
-    """The names without all experts but the first: all that a large checkpoint has so many names for."""
-    found = []
-    for name in names:
-        match = _EXPERT.search(name)
-        if match is None or match.group(1) == "0":
-            found.append(name)
-    return found
+def fold_experts(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """The names without all experts but the first, which are nearly all names of a large checkpoint.
 
+    Returns:
+        names: those that are left.
+        counts: name up to ``experts.`` -> number of experts that are stored below it one by one.
 
-def count_experts(names: Collection[str]) -> dict[str, int]:
-    """Name up to and with ``experts`` -> number of experts that are stored below it one by one."""
-    counts: dict[str, int] = {}
+    """
+    left: list[str] = []
+    largest: dict[str, int] = {}
     for name in names:
-        if (match := _EXPERT.search(name)) is not None:
-            holder = name[: match.start(1)]
-            counts[holder] = max(counts.get(holder, 0), int(match.group(1)) + 1)
-    return counts
+        # Plain string methods: there may be 100,000 names.
+        holder, found, below = name.partition("experts.")
+        number = below.partition(".")[0].removeprefix("expert_") if found else ""
+        if not number.isdigit() or (holder and holder[-1] != "."):
+            left.append(name)
+            continue
+        index = int(number)
+        if index == 0:
+            left.append(name)
+        if index >= largest.get(holder, 0):
+            largest[holder] = index
+    return left, {holder: index + 1 for holder, index in largest.items()}
 
 
 def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[str, int]) -> list[StoredSite]:
@@ -59,7 +63,7 @@ def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[st
 
     Args:
         tensors: the tensors of the modules (experts after the first may be left out).
-        stored_experts: what ``count_experts`` gives for the names in the files.
+        stored_experts: what ``fold_experts`` counts in the files.
 
     """
     blocks: dict[str, int | None] = {}
@@ -69,9 +73,8 @@ def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[st
         for count in range(1, len(parts)):
             children.setdefault(".".join(parts[:count]), {})[".".join(parts[count:])] = tensor
         if "experts" in parts[1:]:
-            match = _EXPERT.search(tensor.stored)
             whole = tensor.converter is None or len(tensor.converter.target_patterns) == 1
-            known = stored_experts.get(tensor.stored[: match.start(1)]) if match and whole else None
+            known = stored_experts.get(tensor.stored.partition("experts.")[0]) if whole else None
             block = ".".join(parts[: parts.index("experts", 1)])
             blocks[block] = blocks.get(block) or known
     sites: dict[str, StoredSite] = {}
