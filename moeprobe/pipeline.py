@@ -177,7 +177,9 @@ def _refuse_what_runs(
 
     """
     if not isinstance(model, str | Path):
-        raise OptionError("weights_only reads the files of a checkpoint; give its folder or hub id, not a loaded model.")
+        raise OptionError(
+            "weights_only reads the files of a checkpoint; give its folder or hub id, not a loaded model."
+        )
     given = {
         "--tokenizer": tokenizer, "--probe": probe, "--max-tokens": max_tokens, "--device-map": device_map,
         "--save-records": save_records, "--dtype": None if dtype == "auto" else dtype,

@@ -41,7 +41,9 @@ def routers(
     if run:
         return _measured(model, revision, dtype, device_map, trust_remote_code, progress)
     if device_map is not None or dtype != "auto":
-        raise OptionError("Nothing is loaded, so --dtype and --device-map have no meaning; add --run to load the model.")
+        raise OptionError(
+            "Nothing is loaded, so --dtype and --device-map have no meaning; add --run to load the model."
+        )
     found = scan(model, revision=revision, bars=Progress(progress))
     if not found.routers:
         refused = found.not_checked[0]

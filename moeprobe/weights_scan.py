@@ -3,8 +3,10 @@
 Nothing is loaded and nothing runs; of a checkpoint of 700 GB some 230 MB are read.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -36,7 +38,7 @@ WHY = "only the weights of the routers were read (weights only)"
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What the files say about the routers; ``bytes_read`` and ``requests`` are what it cost beside config and index."""
+    """What the files say about the routers; ``bytes_read`` and ``requests`` do not count config and index."""
 
     model: Model
     routers: list[RouterEvidence]
@@ -65,23 +67,24 @@ def scan(
         CheckpointError: it cannot be read; the message says what to do.
 
     """
-    stored = open_stored(str(model), revision, suits)
-    headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
-    names = [name for shard in stored.shards.values() for name in shard] or list(headers)
-    few, experts = fold_experts(names)
-    tensors = module_tensors(stored.config, few)
-    sites = find_stored_sites(tensors, experts)
-    if not sites:
-        raise NotMoEError(
-            f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or one of "
-            "another layout than moeprobe can read from the files alone."
-        )
-    config = read_config(stored.config)
-    wanted = {site.path: _wanted(site, needs_norm(config)) for site in sites}
-    if not headers:
-        here = {name for names in wanted.values() for name in names}
-        headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
-        refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
+    with _uncollected():
+        stored = open_stored(str(model), revision, suits)
+        headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
+        names = [name for shard in stored.shards.values() for name in shard] or list(headers)
+        few, experts = fold_experts(names)
+        tensors = module_tensors(stored.config, few)
+        sites = find_stored_sites(tensors, experts)
+        if not sites:
+            raise NotMoEError(
+                f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or "
+                "one of a layout that only the loaded model shows (see `moeprobe analyze`)."
+            )
+        config = read_config(stored.config)
+        wanted = {site.path: _wanted(site, needs_norm(config)) for site in sites}
+        if not headers:
+            here = {name for names in wanted.values() for name in names}
+            headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
+            refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
     vocabulary = _vocabulary(tensors, headers, config)
     known = has_native_class(stored.model_type)
     routers, not_checked, entries = [], [], 0
@@ -97,6 +100,21 @@ def scan(
     ]
     facts = _describe(stored, headers, config, entries)
     return Scan(facts, routers, not_checked, stored.files.bytes_read, stored.files.requests)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within this block no garbage is collected: the headers are 100,000s of small objects, and all of them stay.
+
+    The collector would look through them, and through all of transformers, again and again: as long as the rest.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _headers(stored: StoredCheckpoint, shards: list[str]) -> dict[str, TensorHeader]:

@@ -1,8 +1,7 @@
-"""Open a checkpoint to read a few of its tensors: config and index, and a way to its files. No model type is refused."""
+"""Open a checkpoint to read a few of its tensors: config, index, and a way to its files. Any model type will do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.hub import Repository, look_up
@@ -17,8 +16,8 @@ _INDEX_ENDING = ".safetensors.index.json"
 class StoredCheckpoint:
     """A checkpoint whose weights stay where they are.
 
-    ``source``, ``name``, ``revision`` and ``config`` as in ``Checkpoint``. ``shards`` are the names of its weight files,
-    each with the tensors that the index promises in it (none where there is no index, whose name is ``index``).
+    ``source``, ``name``, ``revision`` and ``config`` as in ``Checkpoint``. ``shards`` are the names of its weight
+    files, each with the tensors that the index promises in it (none where there is no index; its name is ``index``).
     """
 
     source: str
@@ -80,4 +79,6 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
 
 
 def _indexes(repository: Repository) -> list[str]:
-    return [name for name in repository.names if name == "config.json" or ("/" not in name and name.endswith(_INDEX_ENDING))]
+    return [
+        name for name in repository.names if name == "config.json" or ("/" not in name and name.endswith(_INDEX_ENDING))
+    ]

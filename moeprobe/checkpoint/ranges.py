@@ -127,7 +127,9 @@ class HubFiles(Files):
             try:
                 content, size = self._fetch(name, start, stop)
             except EntryNotFoundError as error:
-                raise IncompleteError(f"{self.label(name)} is missing on the hub, though its index names it.") from error
+                raise IncompleteError(
+                    f"{self.label(name)} is missing on the hub, though its index names it."
+                ) from error
             except CheckpointError:
                 raise
             except Exception as error:  # of the hub, or of whatever HTTP library it uses
@@ -141,7 +143,11 @@ class HubFiles(Files):
     def _fetch(self, name: str, start: int, stop: int) -> tuple[bytearray, int]:
         """One request; fewer bytes than asked for where the transfer breaks off."""
         from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            hf_raise_for_status,
+            http_stream_backoff,
+        )
 
         url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=constants.ENDPOINT)
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}

@@ -1,4 +1,4 @@
-"""A checkpoint's config without its model: transformers' own config class where it has one, else config.json as it is."""
+"""A checkpoint's config without its model: transformers' own config class where there is one, else config.json."""
 
 from typing import Any
 

@@ -75,7 +75,10 @@ def _possible_groups(router: Router) -> list[Groups | None]:
         return [None]
     ways: list[Groups | None] = [None]
     for fill in ("-inf", "0"):
-        ways += [Groups(count=count, kept=kept, score="top2-sum", fill=fill), Groups(count=count, kept=kept, score="max", fill=fill)]
+        ways += [
+            Groups(count=count, kept=kept, score="top2-sum", fill=fill),
+            Groups(count=count, kept=kept, score="max", fill=fill),
+        ]
     return ways
 
 

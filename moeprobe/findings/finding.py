@@ -59,8 +59,8 @@ class Finding(Plain):
 class Check(Plain):
     """The verdict of one detector on one router.
 
-    ``reason`` says why it was skipped or failed. ``weighed``: what the weights alone tell was judged, also where the rest
-    was skipped.
+    ``reason`` says why it was skipped or failed. ``weighed``: what the weights alone tell was judged, also where the
+    rest was skipped.
     """
 
     detector: str

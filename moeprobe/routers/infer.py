@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeprobe.findings.router import Arithmetic, Declared
 from moeprobe.routers.find import Site, expert_count

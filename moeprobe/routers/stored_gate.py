@@ -39,7 +39,9 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *,
     """
     own = {name: part.of(tensors[part.stored]) for name, part in site.own.items() if part.stored in tensors}
     place, matrix = _matrix(site, own)
-    table = next((t for name, t in own.items() if not t.is_floating_point() and t.ndim == 2 and _TABLE.search(name)), None)
+    table = next(
+        (t for name, t in own.items() if not t.is_floating_point() and t.ndim == 2 and _TABLE.search(name)), None
+    )
     bias = None if table is not None else _selection_bias(site, own, tensors, matrix.shape[0])
     if bias is not None:
         matrix = matrix[: bias[1].shape[0]]
@@ -142,7 +144,9 @@ def _top_k(config: Any) -> int:
         return said
     levels = [vars(text), *(vars(part) for part in vars(text).values() if hasattr(part, "__dict__"))]
     levels += [part for part in vars(text).values() if isinstance(part, dict)]
-    found = {value for level in levels for name, value in level.items() if isinstance(value, int) and _TOP_K.match(str(name))}
+    found = {
+        value for level in levels for name, value in level.items() if isinstance(value, int) and _TOP_K.match(str(name))
+    }
     return found.pop() if len(found) == 1 else 0
 
 

@@ -18,9 +18,9 @@ _NORM = re.compile(r"(post_attention_layernorm|ffn_norm|pre_(feedforward|mlp)_(l
 class StoredSite:
     """One router in the files.
 
-    ``own`` are the tensors below its path, ``beside`` those that stand directly in its block, both by their names there.
-    ``experts`` is how many experts are stored one by one in the block (None where they are stacked), ``norm`` the
-    weight of the norm whose name says that it stands before the block.
+    ``own`` are the tensors below its path, ``beside`` those that stand directly in its block, both by their names
+    there. ``experts`` is how many experts are stored one by one in the block (None where they are stacked), ``norm``
+    the weight of the norm whose name says that it stands before the block.
     """
 
     path: str

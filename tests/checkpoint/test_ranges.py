@@ -9,7 +9,7 @@ from moeprobe.checkpoint.ranges import LocalFiles
 from moeprobe.errors import CheckpointError, IncompleteError, NotFoundError
 from moeprobe.weights_scan import scan
 from tests.checkpoint.fake_hub import COMMIT, Hub
-from tests.checkpoint.stored import KIMI, kimi, write
+from tests.weights_only.stored import KIMI, kimi, write
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def test_only_the_routers_are_sent(published: Hub, folder: Path) -> None:
     assert shards == {f"model-0000{n}-of-00006.safetensors" for n in (3, 4, 5)}
 
 
-def test_one_request_a_header(published: Hub) -> None:
+@pytest.mark.usefixtures("published")
+def test_one_request_a_header() -> None:
     assert scan("org/tiny").requests == 3 * 2  # the header; matrix and bias, which here stand side by side
 
 
@@ -67,7 +68,7 @@ def test_a_transfer_that_breaks_off_is_asked_for_again(published: Hub, folder: P
 
 def test_a_server_that_sends_the_whole_file(published: Hub) -> None:
     published.ranges = False
-    with pytest.raises(CheckpointError, match="ignores HTTP Range.*hf download org/tiny"):
+    with pytest.raises(CheckpointError, match=r"ignores HTTP Range.*hf download org/tiny"):
         scan("org/tiny")
     # Bodies of the config and the index, and of a shard no more than what is in flight.
     assert published.requests < 20
@@ -75,7 +76,7 @@ def test_a_server_that_sends_the_whole_file(published: Hub) -> None:
 
 def test_a_shard_that_the_hub_has_lost(published: Hub) -> None:
     del published.repositories["org/tiny"]["model-00004-of-00006.safetensors"]
-    with pytest.raises(IncompleteError, match="model-00004-of-00006.safetensors is missing on the hub"):
+    with pytest.raises(IncompleteError, match=r"model-00004-of-00006\.safetensors is missing on the hub"):
         scan("org/tiny")
 
 
