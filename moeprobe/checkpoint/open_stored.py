@@ -7,7 +7,7 @@ from typing import Any
 from moeprobe.checkpoint.hub import Repository, look_up
 from moeprobe.checkpoint.open import local_folder, read_raw_config, reading
 from moeprobe.checkpoint.ranges import Files, HubFiles, LocalFiles
-from moeprobe.checkpoint.weights import check_names, find_shards, read_weight_map, refuse_missing
+from moeprobe.checkpoint.weights import check_names, find_first, read_weight_map, refuse_missing
 
 _INDEX_ENDING = ".safetensors.index.json"
 
@@ -57,14 +57,17 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
         check_names({path.name for path in folder.iterdir()}, source)
     config = read_raw_config(folder)
     suits(str(config["model_type"]))
-    names, index = find_shards(folder, config, source)
+    first = find_first(folder, config, source)
+    shards: dict[str, list[str]] = {}
+    if index := first if first.suffix == ".json" else None:
+        for tensor, shard in read_weight_map(index).items():
+            shards.setdefault(shard, []).append(tensor)
+    else:
+        shards[first.name] = []
     online = repository is not None and repository.cached is None
     if not online:
-        refuse_missing(folder, names)
+        refuse_missing(folder, sorted(shards))
     architectures = config.get("architectures")
-    shards: dict[str, list[str]] = {name: [] for name in names}
-    for tensor, shard in (read_weight_map(index) if index is not None else {}).items():
-        shards[shard].append(tensor)
     return StoredCheckpoint(
         source=source,
         name=source.split("/")[-1] if repository is not None else folder.absolute().resolve().name,

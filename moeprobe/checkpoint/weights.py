@@ -65,6 +65,18 @@ def find_shards(folder: Path, config: dict[str, Any], source: str) -> tuple[list
     Raises:
         IncompleteError: the index is not valid, or names files outside of the folder.
     """
+    first = find_first(folder, config, source)
+    if first.suffix != ".json":
+        return [first.name], None
+    return sorted(set(read_weight_map(first).values())), first
+
+
+def find_first(folder: Path, config: dict[str, Any], source: str) -> Path:
+    """The only weight file, or the index of several.
+
+    Raises:
+        IncompleteError: the config names something else, or the index is missing.
+    """
     named = config.get("transformers_weights")
     if isinstance(named, str):
         first = named
@@ -75,12 +87,9 @@ def find_shards(folder: Path, config: dict[str, Any], source: str) -> tuple[list
             f"The config of {source} names {first!r} as its weights (transformers_weights), "
             f"which is not a safetensors file in its folder."
         )
-    if not first.endswith(".index.json"):
-        return [first], None
-    index = folder / first
-    if not index.is_file():
+    if first.endswith(".json") and not (folder / first).is_file():
         raise IncompleteError(f"The weight index {first} is missing from {source}; get it again.")
-    return sorted(set(read_weight_map(index).values())), index
+    return folder / first
 
 
 def check_shards(folder: Path, names: list[str], index: Path | None) -> list[Path]:
