@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.checkpoint.spread import is_spread
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import CheckpointError
+from moeprobe.errors import CheckpointError, OptionError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.loss import no_loss, no_optimum
 from moeprobe.experiments.run import run_experiments
 from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse_other_probe
 from moeprobe.findings.evidence import Evidence, Experiments
-from moeprobe.findings.result import Result, Unchecked, load_baseline
+from moeprobe.findings.result import Model, Result, Unchecked, load_baseline
 from moeprobe.measure import measure, not_read, open_model
 from moeprobe.parallel.crew import Crew
 from moeprobe.parallel.launch import Kind
@@ -29,6 +29,7 @@ from moeprobe.resume.identity import asked, read
 from moeprobe.resume.shared import SharedWork
 from moeprobe.routers.find import find_sites
 from moeprobe.statistics.questions import Questions
+from moeprobe.weights_scan import scan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,7 @@ def analyze(
     dtype: str = "auto",
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    weights_only: bool = False,
     save_records: str | Path | None = None,
     keep_progress: str | Path | None = None,
     restart: bool = False,
@@ -70,6 +72,7 @@ def analyze(
         revision: branch, tag or commit of a hub checkpoint.
         dtype, device_map: as in transformers.
         trust_remote_code: run the model code that comes with the checkpoint. Dangerous.
+        weights_only: read only the routers' tensors from the files, load and run nothing.
         save_records: folder for the raw triples (safetensors), one file a batch.
         keep_progress: folder in which everything done so far is kept after every batch and loss test, for a checkpoint
             on disk. Called again with the same arguments, the analysis goes on from there. Remove it when the result
@@ -84,6 +87,8 @@ def analyze(
         MoeprobeError: the checkpoint, the texts or an option cannot be used; the message says what to do.
 
     """
+    if weights_only:
+        _refuse_what_runs(model, tokenizer, probe, max_tokens, device_map, save_records, dtype)
     recipe = adapt(
         recipe if isinstance(recipe, Recipe) else load_recipe(recipe),
         probe,
@@ -101,8 +106,39 @@ def analyze(
         if before is not None:
             refuse_other_measurement(before, model_type, recipe)
 
-    documents = load_documents(recipe.probe.texts)
     bars, started = Progress(progress), time.time()
+
+    def result(
+        evidence: Evidence,
+        model: Model,
+        not_checked: list[Unchecked],
+        live: "PreTrainedModel | None" = None,
+        began: float = started,
+        took: float | None = None,
+        processes: int = 1,
+    ) -> Result:
+        judgement = judge(evidence, detectors, effective)
+        bars_used = {name: dict(limit) for name, limit in effective.items()}
+        seconds = time.time() - started if took is None else took
+        return Result(
+            model=model,
+            evidence=evidence,
+            checks=judgement.checks,
+            findings=judgement.findings,
+            not_checked=not_checked,
+            recipe=recipe.model_dump(),
+            limits=bars_used,
+            environment=describe_environment(live, command, began, seconds, processes),
+            baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
+            weights_only=weights_only,
+        )
+
+    if weights_only:
+        found = scan(str(model), revision=revision, bars=bars, suits=suits)
+        evidence = Evidence(model_type=found.model.model_type, dtype=found.model.dtype, routers=found.routers)
+        return result(evidence, found.model, found.not_checked)
+
+    documents = load_documents(recipe.probe.texts)
 
     with Crew.join(parallel).together() as crew:
         bookmark = Bookmark(Path(keep_progress), crew, restart) if keep_progress else None
@@ -164,25 +200,45 @@ def analyze(
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
         probe=probe_read if measured.ran else None,
     )
-    judgement = judge(evidence, detectors, effective)
-    if not measured.ran and not judgement.findings:
+    began, took = (bookmark.started, bookmark.seconds) if bookmark else (started, None)
+    not_checked = [*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)]
+    told = result(evidence, measured.model, not_checked, opened.live, began, took, crew.size)
+    if not measured.ran and not told.findings:
         raise CheckpointError(
             f"Nothing could be checked: {measured.recording.failure}, "
             "and the weights alone show no fault in the routers."
         )
-    bars_used = {name: dict(limit) for name, limit in effective.items()}
-    began, took = (bookmark.started, bookmark.seconds) if bookmark else (started, time.time() - started)
-    return Result(
-        model=measured.model,
-        evidence=evidence,
-        checks=judgement.checks,
-        findings=judgement.findings,
-        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)],
-        recipe=recipe.model_dump(),
-        limits=bars_used,
-        environment=describe_environment(opened.live, command, began, took, crew.size),
-        baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
-    )
+    return told
+
+
+def _refuse_what_runs(
+    model: object,
+    tokenizer: object,
+    probe: str | None,
+    max_tokens: int | None,
+    device_map: str | None,
+    save_records: str | Path | None,
+    dtype: str,
+) -> None:
+    """Do nothing if everything that was asked for can be had without running the model.
+
+    Raises:
+        OptionError: something needs a run.
+
+    """
+    if not isinstance(model, str | Path):
+        raise OptionError(
+            "weights_only reads the files of a checkpoint; give its folder or hub id, not a loaded model."
+        )
+    given = {
+        "--tokenizer": tokenizer, "--probe": probe, "--max-tokens": max_tokens, "--device-map": device_map,
+        "--save-records": save_records, "--dtype": None if dtype == "auto" else dtype,
+    }  # fmt: skip
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise OptionError(
+            f"--weights-only loads and runs nothing, so {unused[0]} has no meaning; leave out one of the two."
+        )
 
 
 def _store(folder: str | Path | None, crew: Crew, bookmark: Bookmark | None) -> RecordStore | None:

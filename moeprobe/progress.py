@@ -1,6 +1,6 @@
 """Progress bars on stderr, silent where nobody watches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,10 +15,19 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self._hidden = not shown
 
-    def over(self, items: Sequence[_Item], title: str, done: int = 0) -> Iterator[_Item]:
-        """Iterate with a bar, of which an earlier run has ``done`` a part."""
-        total = len(items) + done
-        yield from tqdm(items, desc=title, unit="batch", total=total, initial=done, disable=self._hidden, leave=False)
+    def over(
+        self,
+        items: Iterable[_Item],
+        title: str,
+        done: int = 0,
+        *,
+        total: int | None = None,
+        unit: str = "batch",
+    ) -> Iterator[_Item]:
+        """Iterate with a bar, of which an earlier run has ``done`` a part; ``total`` where the items cannot tell it."""
+        if total is None and isinstance(items, Sized):
+            total = len(items) + done
+        yield from tqdm(items, desc=title, total=total, initial=done, unit=unit, disable=self._hidden, leave=False)
 
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[], None]]:

@@ -13,13 +13,15 @@ import torch
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
-from moeprobe.errors import NotMoEError
+from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.router import Router
 from moeprobe.measure import every_gate, refuse_dense
+from moeprobe.progress import Progress
 from moeprobe.records.arguments import text_arguments
 from moeprobe.records.recorder import Recording
 from moeprobe.records.run import input_device
 from moeprobe.routers.stored import with_stored_dtypes
+from moeprobe.weights_scan import scan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,14 +37,22 @@ def routers(
     dtype: str = "auto",
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    weights_only: bool = False,
     progress: bool = False,
 ) -> list[Router]:
     """Facts of every router of a checkpoint, measured on random token ids.
+
+    With ``weights_only`` they are what its files and its config say: nothing is loaded, and of a hub model only
+    ranges are read.
 
     Raises:
         MoeprobeError: the checkpoint cannot be used, or nothing can be said about any of its routers.
 
     """
+    if weights_only:
+        if device_map is not None or dtype != "auto":
+            raise OptionError("--weights-only loads nothing, so --dtype and --device-map have no meaning.")
+        return _stored(model, revision, progress)
     checkpoint = open_checkpoint(
         model,
         revision=revision,
@@ -59,6 +69,18 @@ def routers(
         why = recording.failure or next(iter(recording.unread.values()), "none was called")
         raise NotMoEError(f"Nothing can be said about the routers of {model} ({why}).")
     return found
+
+
+def _stored(model: str | Path, revision: str | None, progress: bool) -> list[Router]:
+    """The facts of the files."""
+    found = scan(model, revision=revision, bars=Progress(progress))
+    if not found.routers:
+        refused = found.not_checked[0]
+        raise NotMoEError(
+            f"No router of {model} can be read from its files ({refused.what}: {refused.why}); "
+            "leave out --weights-only to load the model."
+        )
+    return [one.router for one in found.routers]
 
 
 def _run(model: "PreTrainedModel") -> Recording:

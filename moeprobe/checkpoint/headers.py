@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from moeprobe.checkpoint.ranges import Files, LocalFiles
 from moeprobe.errors import IncompleteError
 
 DTYPE_BITS = {
@@ -21,8 +21,7 @@ _MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 _LFS_POINTER = b"version https://git-lfs"
 
 
-@dataclass(frozen=True)
-class TensorHeader:
+class TensorHeader(NamedTuple):
     """One stored tensor: its file, dtype (safetensors' name), shape, and its bytes [start, stop) there."""
 
     file: Path
@@ -40,67 +39,78 @@ def read_headers(shards: Iterable[Path]) -> dict[str, TensorHeader]:
     """
     headers: dict[str, TensorHeader] = {}
     for shard in shards:
-        headers.update(_read_header(shard))
+        headers.update(read_header(LocalFiles(shard.parent), shard.name))
     return headers
 
 
-def _read_header(file: Path) -> dict[str, TensorHeader]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise IncompleteError(f"{file} is a git-lfs pointer, not the weights; run `git lfs pull` in that folder.")
-        length = int.from_bytes(start[:8], "little")
-        if size < 8:
-            raise _truncated(file, size)
-        if length > _MAX_HEADER:
-            raise IncompleteError(f"{file} is not a safetensors file, or its start is damaged; get it again.")
-        if 8 + length > size:
-            raise _truncated(file, size)
-        stream.seek(8)
-        raw = stream.read(length)
+def read_header(files: Files, name: str, guess: int = 4096) -> dict[str, TensorHeader]:
+    """Headers of the tensors in one shard, by name.
+
+    Args:
+        files: where the shard lies.
+        name: the shard's name there.
+        guess: how long the header may be; one request suffices where it is not longer.
+
+    Raises:
+        IncompleteError: the shard is missing, a git-lfs pointer, truncated, or not a sound safetensors file.
+    """
+    file = files.label(name)
+    start, size = files.read(name, 0, guess)
+    if start.startswith(_LFS_POINTER):
+        raise IncompleteError(f"{file} is a git-lfs pointer, not the weights; run `git lfs pull` in that folder.")
+    length = int.from_bytes(start[:8], "little")
+    if size < 8:
+        raise _truncated(file, size)
+    if length > _MAX_HEADER:
+        raise IncompleteError(f"{file} is not a safetensors file, or its start is damaged; get it again.")
+    if 8 + length > size:
+        raise _truncated(file, size)
+    if len(start) < 8 + length:
+        start += files.read(name, len(start), 8 + length)[0]
     try:
-        table = json.loads(raw)
+        table = json.loads(start[8 : 8 + length])
     except ValueError as error:
         raise _damaged(file, "its header is not valid JSON") from error
     if not isinstance(table, dict):
         raise _damaged(file, "its header is not a table of tensors")
     table.pop("__metadata__", None)
-    tensors = {name: _parse(file, name, entry, base=8 + length) for name, entry in table.items()}
+    path = Path(file)
+    tensors = {tensor: _parse(path, tensor, entry, base=8 + length) for tensor, entry in table.items()}
     _check_extent(file, tensors, size, base=8 + length)
     return tensors
 
 
-def _parse(file: Path, name: str, entry: Any, base: int) -> TensorHeader:
+def _parse(path: Path, name: str, entry: Any, base: int) -> TensorHeader:
+    # Written for speed: a large checkpoint has 100,000 of these.
     try:
         dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
         start, stop = entry["data_offsets"]
-        sound = all(isinstance(number, int) and number >= 0 for number in (*shape, start, stop))
+        sound = {*map(type, shape), type(start), type(stop)} == {int} and min(start, stop, *shape) >= 0
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(file, f"the entry of {name} is not complete") from error
+        raise _damaged(str(path), f"the entry of {name} is not complete") from error
     if dtype not in DTYPE_BITS:
-        raise _damaged(file, f"{name} has the unknown dtype {dtype!r}")
+        raise _damaged(str(path), f"{name} has the unknown dtype {dtype!r}")
     if not sound or (stop - start) * 8 != prod(shape) * DTYPE_BITS[dtype]:
-        raise _damaged(file, f"the shape of {name} does not agree with its bytes")
-    return TensorHeader(file, dtype, shape, base + start, base + stop)
+        raise _damaged(str(path), f"the shape of {name} does not agree with its bytes")
+    return TensorHeader(path, dtype, shape, base + start, base + stop)
 
 
-def _check_extent(file: Path, tensors: dict[str, TensorHeader], size: int, base: int) -> None:
+def _check_extent(file: str, tensors: dict[str, TensorHeader], size: int, base: int) -> None:
     position = base
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if tensor.start != position:
+    for start, stop, name in sorted((tensor.start, tensor.stop, name) for name, tensor in tensors.items()):
+        if start != position:
             raise _damaged(file, f"there is a gap or an overlap before {name}")
-        position = tensor.stop
+        position = stop
     if position > size:
         raise _truncated(file, size, expected=position)
     if position < size:
         raise _damaged(file, f"{size - position:,} bytes follow its last tensor")
 
 
-def _truncated(file: Path, size: int, expected: int | None = None) -> IncompleteError:
+def _truncated(file: str, size: int, expected: int | None = None) -> IncompleteError:
     of = f" of {expected:,}" if expected else ""
     return IncompleteError(f"{file} is truncated (it holds {size:,}{of} bytes); copy or download it again.")
 
 
-def _damaged(file: Path, why: str) -> IncompleteError:
+def _damaged(file: str, why: str) -> IncompleteError:
     return IncompleteError(f"{file} is damaged: {why}; copy or download it again.")

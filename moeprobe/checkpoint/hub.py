@@ -38,7 +38,7 @@ class Repository:
             # Errors of the hub are OSErrors too; what is left of those is the local disk.
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, HfHubHTTPError):
                 raise CheckpointError(f"Cannot store {self.name}: {error.strerror}.") from error
-            raise _refusal(self.name, self.revision, error) from error
+            raise refusal(self.name, self.revision, error) from error
 
     def small_files(self, *, code: bool) -> list[str]:
         """Config, index and tokenizer files; with ``code`` also the modules that the checkpoint brings."""
@@ -63,10 +63,10 @@ def look_up(name: str, revision: str | None) -> Repository:
     try:
         info = HfApi().model_info(name, revision=revision)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _refusal(name, revision, error) from error
+        raise refusal(name, revision, error) from error
     except Exception as error:
         if isinstance(error, HfHubHTTPError) and _status(error) in (401, 403, 404):
-            raise _refusal(name, revision, error) from error
+            raise refusal(name, revision, error) from error
         return _from_cache(name, revision, error)
     return Repository(name, revision, frozenset(file.rfilename for file in info.siblings or ()), None)
 
@@ -78,13 +78,14 @@ def _from_cache(name: str, revision: str | None, cause: Exception) -> Repository
         # Patterns keep the hub's own completeness check to the one file without which nothing is known.
         found = snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=["config.json"])
     except Exception as error:
-        raise _refusal(name, revision, cause) from error
+        raise refusal(name, revision, cause) from error
     folder = Path(found)
     names = frozenset(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return Repository(name, revision, names, folder)
 
 
-def _refusal(name: str, revision: str | None, error: Exception) -> NotFoundError:
+def refusal(name: str, revision: str | None, error: Exception) -> NotFoundError:
+    """What the hub's refusal, or its silence, means for the user."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):

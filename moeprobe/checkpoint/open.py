@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,15 @@ def open_checkpoint(
         UnsafeError: pickle weights, or code of the checkpoint without ``trust_remote_code``.
         CheckpointError: the model type is not known to transformers, or a file may not be read.
     """
-    try:
+    with reading(str(source)):
         return _open(str(source), revision, trust_remote_code, tokenizer, before_weights)
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Within this block what the operating system refuses becomes a CheckpointError."""
+    try:
+        yield
     except PermissionError as error:
         raise CheckpointError(f"No permission to read {error.filename or source}; check its owner and mode.") from error
     except OSError as error:
@@ -69,7 +77,7 @@ def _open(
     before_weights: Callable[[Checkpoint], None] | None,
 ) -> Checkpoint:
     repository = None
-    folder = _local_folder(source)
+    folder = local_folder(source)
     if folder is None:
         repository = look_up(source, revision)
         label = source if repository.cached is None else f"The cached copy of {source}"
@@ -77,7 +85,7 @@ def _open(
         folder = repository.fetch(repository.small_files(code=trust_remote_code))
     else:
         check_names({path.name for path in folder.iterdir()}, source)
-    config = _read_config(folder)
+    config = read_raw_config(folder)
     model_type = str(config["model_type"])
     _check_model_type(config, model_type, source, trust_remote_code)
     architectures = config.get("architectures")
@@ -102,7 +110,12 @@ def _open(
     return replace(checkpoint, shards=shards, bytes=sum(shard.stat().st_size for shard in shards))
 
 
-def _local_folder(source: str) -> Path | None:
+def local_folder(source: str) -> Path | None:
+    """The folder that is meant, None for a hub id.
+
+    Raises:
+        NotFoundError: it is neither.
+    """
     path = Path(source).expanduser()
     if source and path.is_dir():
         return path
@@ -121,7 +134,12 @@ def _fetch_weights(repository: Repository, folder: Path, names: list[str]) -> No
         replace(repository, revision=folder.name).fetch(names)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """config.json as it is.
+
+    Raises:
+        IncompleteError: it is not valid, or names no model type.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())

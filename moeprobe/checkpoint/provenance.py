@@ -38,9 +38,10 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
 
 
 def describe_environment(
-    model: "PreTrainedModel", command: str, started: float, seconds: float, processes: int = 1
+    model: "PreTrainedModel | None", command: str, started: float, seconds: float, processes: int = 1
 ) -> Environment:
-    """Versions, device, the experts implementation that ran, the command, and when it ran.
+    """Versions, device, the experts implementation that ran, the command, and when it ran; ``model`` is None
+    where none ran.
 
     ``started`` in seconds since 1970. With SOURCE_DATE_EPOCH in the environment (reproducible-builds.org), that moment
     takes its place and no time has passed, so that equal runs give equal bytes.
@@ -54,8 +55,8 @@ def describe_environment(
         torch=torch.__version__,
         transformers=transformers.__version__,
         platform=f"{platform.system()} {platform.machine()}",
-        device=str(model.device),
-        experts_implementation=getattr(model.config, "_experts_implementation", None),
+        device="none" if model is None else str(model.device),
+        experts_implementation=None if model is None else getattr(model.config, "_experts_implementation", None),
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),

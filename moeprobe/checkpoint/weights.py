@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,18 @@ def find_shards(folder: Path, config: dict[str, Any], source: str) -> tuple[list
     Raises:
         IncompleteError: the index is not valid, or names files outside of the folder.
     """
+    first = find_first(folder, config, source)
+    if first.suffix != ".json":
+        return [first.name], None
+    return sorted(set(read_weight_map(first).values())), first
+
+
+def find_first(folder: Path, config: dict[str, Any], source: str) -> Path:
+    """The only weight file, or the index of several.
+
+    Raises:
+        IncompleteError: the config names something else, or the index is missing.
+    """
     named = config.get("transformers_weights")
     if isinstance(named, str):
         first = named
@@ -75,12 +87,9 @@ def find_shards(folder: Path, config: dict[str, Any], source: str) -> tuple[list
             f"The config of {source} names {first!r} as its weights (transformers_weights), "
             f"which is not a safetensors file in its folder."
         )
-    if not first.endswith(".index.json"):
-        return [first], None
-    index = folder / first
-    if not index.is_file():
+    if first.endswith(".json") and not (folder / first).is_file():
         raise IncompleteError(f"The weight index {first} is missing from {source}; get it again.")
-    return sorted(set(_weight_map(index).values())), index
+    return folder / first
 
 
 def check_shards(folder: Path, names: list[str], index: Path | None) -> list[Path]:
@@ -90,29 +99,53 @@ def check_shards(folder: Path, names: list[str], index: Path | None) -> list[Pat
         IncompleteError: shards are missing, damaged, or lack a promised tensor.
     """
     shards = [folder / name for name in names]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing:
-        raise IncompleteError(
-            f"{len(missing)} of {len(shards)} weight files are missing from {folder}, "
-            f"the first is {missing[0]}; copy or download them again."
-        )
+    refuse_missing(folder, names)
     headers = read_headers(shards)
     if not headers:
         raise IncompleteError(f"The weight files in {folder} hold no tensors; get the checkpoint again.")
-    promised = {} if index is None else _weight_map(index)
-    lost = sorted(name for name in promised if name not in headers)
+    refuse_broken_promises({} if index is None else read_weight_map(index), headers, str(index))
+    return shards
+
+
+def refuse_missing(folder: Path, names: list[str]) -> None:
+    """Do nothing if every shard is there.
+
+    Raises:
+        IncompleteError: shards are missing.
+    """
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise IncompleteError(
+            f"{len(missing)} of {len(names)} weight files are missing from {folder}, "
+            f"the first is {missing[0]}; copy or download them again."
+        )
+
+
+def refuse_broken_promises(promised: Mapping[str, str], held: Collection[str], index: str) -> None:
+    """Do nothing if every tensor that the index promises (name -> shard) is held by a shard.
+
+    Raises:
+        IncompleteError: one is not.
+    """
+    lost = sorted(name for name in promised if name not in held)
     if lost:
         raise IncompleteError(
             f"The index {index} promises {len(lost)} tensors that no shard holds, the first is {lost[0]} "
             f"in {promised[lost[0]]}; the shards belong to another save of the model."
         )
-    return shards
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> name of the shard that holds it.
+
+    Raises:
+        IncompleteError: the index is not valid, or names files outside of its folder.
+    """
     try:
         table = json.loads(index.read_bytes())["weight_map"]
-        files = {str(name): str(file) for name, file in table.items()}
+        files = dict(table)
+        if {*map(type, files.values())} - {str}:
+            raise TypeError("a file's name is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if index.read_bytes().startswith(b"version https://git-lfs"):
             raise IncompleteError(f"{index} is a git-lfs pointer; run `git lfs pull` in that folder.") from error

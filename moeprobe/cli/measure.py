@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from moeprobe.recipe import FailOn
 
 
+_TEXTS = ("probe", "max-tokens")
+"""Settings that say what the model reads."""
+
+
 def settle(
     *,
     recipe: str | None = None,
@@ -52,7 +56,18 @@ def settle(
 def measure(
     model: str, settings: Settings, *, quiet: bool = False, save_records: Path | None = None, **options: Any
 ) -> "Result":
-    """Analyse a model as the settings say; the result keeps them."""
+    """Analyse a model as the settings say; the result keeps them.
+
+    Raises:
+        OptionError: texts are set on the command line for an analysis that reads none.
+
+    """
+    if options.get("weights_only"):
+        texts = [one.name for one in settings.origins if one.origin == "command line" and one.name in _TEXTS]
+        if texts:
+            raise OptionError(
+                f"--weights-only reads no text, so --{texts[0]} has no meaning; leave out one of the two."
+            )
     from moeprobe.pipeline import analyze
 
     announce_processes(str(options.get("parallel", "data")))

@@ -53,6 +53,11 @@ def analysis_options(command: _Command) -> _Command:
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
             click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),
+            click.option(
+                "--weights-only",
+                is_flag=True,
+                help="Read only the routers' tensors (of a hub model: by ranges); load and run nothing.",
+            ),
         ]
     ):
         command = option(command)

@@ -11,11 +11,14 @@ from moeprobe.cli.options import loading_options
 @click.command("routers")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Every fact, as JSON lines.")
+@click.option("--weights-only", is_flag=True, help="Read only the routers' tensors; load and run nothing.")
 @loading_options
 def command(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Print the facts of every router of MODEL, measured without any text.
 
-    The model runs once on random token ids; the rule of each router is fitted to what it then does.
+    The model runs once on random token ids; the rule of each router is fitted to what it then does. With
+    --weights-only nothing is loaded: the facts are those of the files, and the rule is the one that the config
+    declares.
     """
     from moeprobe.reporting.terminal import router_table
     from moeprobe.survey import routers

@@ -13,16 +13,21 @@ from numpy.typing import NDArray
 
 from moeprobe.detectors.scores import score_function, sqrt_softplus
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.router import Groups
+from moeprobe.findings.router import Groups, Router
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Experts never and always chosen; ``observed`` if that rests on the scores seen on the probe."""
+    """Experts never and always chosen.
+
+    ``observed`` if that rests on the scores seen on the probe, ``assumed`` if on scores between 0 and 1 that neither a
+    run nor the config shows.
+    """
 
     never: list[int]
     always: list[int]
-    observed: bool
+    observed: bool = False
+    assumed: bool = False
 
 
 def settle(evidence: RouterEvidence, min_tokens: int) -> Settled | None:
@@ -33,17 +38,48 @@ def settle(evidence: RouterEvidence, min_tokens: int) -> Settled | None:
     """
     router = evidence.router
     bias = router.selection_bias
+    possible = _possible_groups(router)
     # With masked groups filled by 0 instead of -inf, a negative biased score loses to a masked one.
-    if bias is None or (router.groups and router.groups.fill == "0" and min(bias.values) < 0):
+    masked = any(groups and groups.fill == "0" for groups in possible)
+    if bias is None or router.top_k == 0 or (masked and min(bias.values) < 0):
         return None
     proved = None
-    if (bounds := _score_bounds(evidence)) is not None:
-        proved = Settled(*_never_and_always(evidence, *bounds), observed=False)
+    bounds = _score_bounds(evidence)
+    if assumed := bounds is None and score_function(evidence) is None and not _ran(evidence):
+        bounds = [0.0] * len(bias.values), [1.0] * len(bias.values)
+    if bounds is not None:
+        fates = [_never_and_always(evidence, *bounds, groups) for groups in possible]
+        never, always = (sorted(set.intersection(*map(set, experts))) for experts in zip(*fates, strict=True))
+        proved = Settled(never, always, assumed=assumed)
         if proved.never or proved.always:
             return proved
+        if assumed:
+            return None
     if (bounds := _observed_bounds(evidence, min_tokens)) is not None:
-        return Settled(*_never_and_always(evidence, *bounds), observed=True)
+        return Settled(*_never_and_always(evidence, *bounds, router.groups), observed=True)
     return proved
+
+
+def _ran(evidence: RouterEvidence) -> bool:
+    """Whether the rule was measured."""
+    return evidence.activations is not None or evidence.router.selection_agreement is not None
+
+
+def _possible_groups(router: Router) -> list[Groups | None]:
+    """How the selection may be limited to groups: as measured, else every way that agrees with what is declared."""
+    declared = router.declared.groups
+    if router.groups is not None or declared is None or router.selection_agreement is not None:
+        return [router.groups]
+    count, kept = declared
+    if kept >= count or router.score_columns % count:
+        return [None]
+    ways: list[Groups | None] = [None]
+    for fill in ("-inf", "0"):
+        ways += [
+            Groups(count=count, kept=kept, score="top2-sum", fill=fill),
+            Groups(count=count, kept=kept, score="max", fill=fill),
+        ]
+    return ways
 
 
 def contradicted(evidence: RouterEvidence, settled: Settled) -> list[int]:
@@ -101,7 +137,7 @@ def _observed_bounds(evidence: RouterEvidence, min_tokens: int) -> tuple[list[fl
 
 
 def _never_and_always(
-    evidence: RouterEvidence, low: Sequence[float], high: Sequence[float]
+    evidence: RouterEvidence, low: Sequence[float], high: Sequence[float], groups: Groups | None
 ) -> tuple[list[int], list[int]]:
     router = evidence.router
     bias = np.asarray(router.selection_bias.values if router.selection_bias else [])
@@ -112,17 +148,17 @@ def _never_and_always(
     within_reach = (rivals & (most[None, :] >= least[:, None])).sum(axis=1)
     # Where every column is chosen, being chosen says nothing.
     always = (within_reach < router.top_k) & (router.top_k < len(bias))
-    if router.groups is None:
+    if groups is None:
         return columns[surely_ahead.sum(axis=1) >= router.top_k].tolist(), columns[always].tolist()
-    surely_kept, surely_left_out = _fate_of_groups(router.groups, least, most)
-    size = len(bias) // router.groups.count
+    surely_kept, surely_left_out = _fate_of_groups(groups, least, most)
+    size = len(bias) // groups.count
     group = columns // size
     # Rivals surely ahead of each column, by group: those of its own group count, and of the other kept groups at
     # least the ones with the fewest.
-    ahead = surely_ahead.reshape(len(bias), router.groups.count, size).sum(axis=2)
+    ahead = surely_ahead.reshape(len(bias), groups.count, size).sum(axis=2)
     own = ahead[columns, group]
-    others = np.sort(np.where(np.arange(router.groups.count) == group[:, None], np.inf, ahead), axis=1)
-    fewest = others[:, : router.groups.kept - 1].sum(axis=1)
+    others = np.sort(np.where(np.arange(groups.count) == group[:, None], np.inf, ahead), axis=1)
+    fewest = others[:, : groups.kept - 1].sum(axis=1)
     never = (own + fewest >= router.top_k) | surely_left_out[group]
     return columns[never].tolist(), columns[always & surely_kept[group]].tolist()
 

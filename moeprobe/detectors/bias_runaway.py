@@ -18,7 +18,9 @@ Only differences between biases count: the top-k does not see a common offset, w
 models (about 5 in DeepSeek-V3, 10 to 34 in GLM-5.1). From the weights: non-finite values; the rounding
 step of a 16-bit dtype at the quartiles of the bias against their distance; a constant bias; and two exact
 certificates. With scores between 0 and 1, an expert can never be chosen if k others (of its group) have a
-bias larger by more than 1, and always is if fewer than k others come within 1 of it. Square-root-softplus
+bias larger by more than 1, and always is if fewer than k others come within 1 of it. Where only the weights
+were read, the rule is the declared one: a certificate must hold however groups may be ranked, and is a warning
+where no score function is declared. Square-root-softplus
 scores are bounded by what the weights can reach, else by what the probe showed. From the probe: the share
 of tokens whose experts are the top-k of the bias alone, and the imbalance with the bias against that
 without it; and the correlation of the bias with minus the quantile of each expert's own score at 1 - k/E,
@@ -125,6 +127,7 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
             elif len(set(bias.values)) == 1:
                 _find_lost(case, bias, lost_everywhere)
             else:
+                case.weigh()
                 _judge_rounding(case, bias)
                 _judge_groups(case, bias)
                 settled = _judge_certificates(case)
@@ -252,10 +255,12 @@ def _judge_certificates(case: Case[BiasRunawayLimits]) -> Settled | None:
         never = []
     cause = SETTLED_ON_PROBE if settled.observed else SETTLED
     scores = "every score seen on the probe" if settled.observed else "any score that the router can give"
+    if settled.assumed:
+        scores = "any score between 0 and 1 (which scores it is added to was neither measured nor declared)"
     for who, fate in ((always, "always"), (never, "never")):
         if who:
             case.find(
-                "error",
+                "warning" if settled.assumed else "error",
                 f"the selection bias outweighs {scores}, so {listed(who, 'expert')} "
                 f"{'is' if len(who) == 1 else 'are'} {fate} chosen",
                 quantity=f"experts {fate} chosen",

@@ -49,6 +49,7 @@ class Case(Generic[L]):
         self._failures: list[str] = []
         self._skips: list[str] = []
         self._notes: list[str] = []
+        self._weighed = False
 
     @property
     def evidence(self) -> RouterEvidence:
@@ -115,6 +116,10 @@ class Case(Generic[L]):
         """Add a remark to the reason of the check; it does not change the verdict."""
         self._notes.append(remark)
 
+    def weigh(self) -> None:
+        """Say that what the weights alone tell was judged: an answer, even if the rest is skipped."""
+        self._weighed = True
+
     def keep_worst(self) -> None:
         """Keep the first of the worst findings, for clauses that are symptoms of one fault.
 
@@ -161,4 +166,10 @@ class Case(Generic[L]):
         elif self._skips:
             verdict = "skipped"
         reasons = dict.fromkeys([*self._failures, *self._skips, *self._notes])
-        return Check(detector=self.detector, router=self.path, verdict=verdict, reason="; ".join(reasons))
+        return Check(
+            detector=self.detector,
+            router=self.path,
+            verdict=verdict,
+            reason="; ".join(reasons),
+            weighed=self._weighed,
+        )

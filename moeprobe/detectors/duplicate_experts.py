@@ -105,6 +105,7 @@ def _judge_rows(case: Case[DuplicateExpertsLimits], equal: set[int]) -> None:
     if weights is None or weights.row_cosine is None:
         case.note("the gate's rows were not compared")
         return
+    case.weigh()
     exact = {row for pair in weights.identical_rows for row in pair}
     similar = _above(weights.row_cosine, case.limits.cosine_warning, equal | exact)
     if len(similar) > 1:

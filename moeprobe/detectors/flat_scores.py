@@ -107,6 +107,7 @@ def _judge_weights(case: Case[FlatScoresLimits]) -> None:
     if weights is None:
         case.note("the gate's weights were not read")
         return
+    case.weigh()
     if weights.nonfinite_rows:
         rows = weights.nonfinite_rows
         _find(

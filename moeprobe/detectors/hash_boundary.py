@@ -116,6 +116,7 @@ def _judge_table(case: Case[HashBoundaryLimits]) -> None:
     if table is None:
         case.skip("the hash table was not read")
         return
+    case.weigh()
     faults = _faults(table)
     if not faults:
         return

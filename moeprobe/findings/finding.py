@@ -57,9 +57,14 @@ class Finding(Plain):
 
 
 class Check(Plain):
-    """The verdict of one detector on one router. ``reason`` says why it was skipped or failed."""
+    """The verdict of one detector on one router.
+
+    ``reason`` says why it was skipped or failed. ``weighed``: what the weights alone tell was judged, also where the
+    rest was skipped.
+    """
 
     detector: str
     router: str | None
     verdict: VerdictName
     reason: str = ""
+    weighed: bool = False

@@ -20,7 +20,10 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class Model(Plain):
-    """Where the checkpoint came from. ``revision`` is the resolved commit of a hub checkpoint."""
+    """Where the checkpoint came from. ``revision`` is the resolved commit of a hub checkpoint.
+
+    ``parameters`` and ``bytes`` are None where not every header was read: the routers alone, over the network.
+    """
 
     source: str
     name: str
@@ -28,10 +31,10 @@ class Model(Plain):
     model_type: str
     architecture: str
     dtype: str
-    parameters: int
+    parameters: int | None
     router_parameters: int
     files: int
-    bytes: int
+    bytes: int | None
 
 
 class Unchecked(Plain):
@@ -78,6 +81,7 @@ class Result(Plain):
 
     ``settings`` say what the command line, the policy file and the recipe came to; an analysis from Python has
     none, its recipe is all that it was given. ``baseline`` is how the findings stand to an earlier result.
+    ``weights_only``: nothing but the weights of the routers was to be read.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -91,6 +95,7 @@ class Result(Plain):
     environment: Environment
     settings: list[Setting] = []
     baseline: Comparison | None = None
+    weights_only: bool = False
 
     @property
     def worst(self) -> str | None:
@@ -113,6 +118,11 @@ class Result(Plain):
     def count(self, verdict: VerdictName) -> int:
         """Number of checks with this verdict."""
         return Counter(check.verdict for check in self.checks)[verdict]
+
+    @property
+    def weighed(self) -> int:
+        """Number of skipped checks that answered as far as the weights tell, where no more was asked for."""
+        return sum(check.weighed and check.verdict == "skipped" for check in self.checks) if self.weights_only else 0
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result as JSON, whole or not at all.

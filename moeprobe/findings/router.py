@@ -43,19 +43,24 @@ class Arithmetic(Plain):
 
 
 class Declared(Plain):
-    """What the checkpoint's config promises; None where it says nothing."""
+    """What the checkpoint's config promises; None where it says nothing.
+
+    ``groups`` is (number of groups, groups that stay eligible); how groups are ranked and filled no config says.
+    """
 
     score_function: str | None = None
     renormalised: bool | None = None
     scaling_factor: float | None = None
     selection_bias: bool | None = None
+    groups: tuple[int, int] | None = None
 
 
 class Router(Plain):
     """Facts about one gate, measured on its first batch unless marked as declared.
 
     ``layer`` is the index of the decoder layer, ``experts`` the number of routed experts with parameters,
-    ``score_columns`` the width of the logits (larger where a family has zero or skip experts).
+    ``score_columns`` the width of the logits (larger where a family has zero or skip experts). ``top_k`` is 0 where
+    only the weights were read and the config does not name it.
     ``score_function``, ``renormalised`` and ``scaling_factor`` are fitted from logits and weights:
     weight = factor * score / (sum of the chosen scores, if renormalised). They are None where no score function
     explains the weights, the latter two also where it only explains their ratios inside a token (a norm shared with

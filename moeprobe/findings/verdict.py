@@ -54,7 +54,7 @@ def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
 
 def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
-    if not result.count("clean") and not result.count("finding"):
+    if not result.count("clean") and not result.count("finding") and not result.weighed:
         return f"nothing was checked: all {len(result.checks)} checks were skipped or failed to run"
     if all(one.activations is None for one in result.evidence.routers):
         why = next((f" ({left_out.why})" for left_out in result.not_checked), "")

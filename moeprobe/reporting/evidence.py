@@ -48,6 +48,7 @@ def _tried(result: Result, detector: str) -> dict[str, dict[str, str]]:
     return {}
 
 
+_WEIGHED = "weights clean, rest skipped"
 _VERDICTS = {"finding": "with a finding", "clean": "clean", "skipped": "skipped", "failed": "failed to run"}
 
 
@@ -57,7 +58,8 @@ def unchecked(result: Result) -> Document:
     groups: dict[tuple[str, str, str], list[tuple[int | None, str | None]]] = {}
     for check in sorted(result.checks, key=lambda check: check.verdict):  # failed before skipped
         if check.verdict in ("failed", "skipped"):
-            key = (check.detector, check.verdict, check.reason)
+            partly = result.weights_only and check.weighed and check.verdict == "skipped"
+            key = (check.detector, _WEIGHED if partly else check.verdict, check.reason)
             groups.setdefault(key, []).append((layers.get(check.router or ""), check.router))
     rows = [
         {
@@ -70,7 +72,16 @@ def unchecked(result: Result) -> Document:
     ]
     rest = bullets([f"{prose(one.what)}: {prose(one.why)}" for one in result.not_checked])
     unverified = [one.router for one in result.evidence.routers if not one.router.verified and one.router.reason]
-    doubts = bullets([f"{code(one.path)} was not verified: {prose(one.reason)}" for one in unverified])
+    reasons: dict[str, list[str]] = {}
+    for one in unverified:
+        reasons.setdefault(one.reason, []).append(one.path)
+    # What is so for every router is said once.
+    alike = len(reasons) == 1 and 1 < len(unverified) == len(result.evidence.routers)
+    doubts = bullets(
+        [f"No router was verified: {prose(reason)}" for reason in reasons]
+        if alike
+        else [f"{code(one.path)} was not verified: {prose(one.reason)}" for one in unverified]
+    )
     return joined(
         Heading(2, "What was not checked"),
         table(rows),

@@ -75,13 +75,18 @@ def glance(result: Result, pictures: dict[str, Picture]) -> Document:
 
 def _facts(result: Result) -> str:
     model = result.model
-    whole, gates = amount(model.parameters), amount(model.router_parameters)
-    files = f"{plural(model.files, 'file')}, {number(model.bytes / 1e9)} GB"
+    gates = amount(model.router_parameters)
+    whole = "an unknown number of" if model.parameters is None else amount(model.parameters)
+    files = plural(model.files, "file") + ("" if model.bytes is None else f", {number(model.bytes / 1e9)} GB")
+    routers = plural(len(result.evidence.routers), "router")
+    told = (
+        f"The table shows what the files of {routers} say; nothing ran, so the rule is what the config declares."
+        if result.weights_only
+        else f"The table shows what was measured on {routers}, beside it the config where it says otherwise."
+    )
     return (
         f"{code(model.architecture)} (model type {code(model.model_type)}), {whole} parameters, {gates} of "
-        f"them in routers; {files}. "
-        f"The table shows what was measured on {plural(len(result.evidence.routers), 'router')}, beside it "
-        "the config where it says otherwise."
+        f"them in routers; {files}. {told}"
     )
 
 

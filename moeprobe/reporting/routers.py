@@ -28,11 +28,12 @@ def router_rows(routers: Sequence[Router], name: Writer = code, word: Writer = p
 def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
     declared, groups = router.declared, router.groups
     spare = router.score_columns - router.experts
-    chosen = f"{router.top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
+    top_k = str(router.top_k) if router.top_k else "an unknown number"
+    chosen = f"{top_k} of {router.experts}" + (f" (and {spare} without parameters)" if spare > 0 else "")
     shared = "gated" if router.shared_gate else "yes"
     return (
         ("chosen", f"by table, {chosen}" if router.kind == "hash" else f"top {chosen}"),
-        ("groups", f"best {groups.kept} of {groups.count} by {groups.score}" if groups else MISSING),
+        ("groups", f"best {groups.kept} of {groups.count} by {groups.score}" if groups else _declared_groups(router)),
         ("score function", _against(router.score_function, declared.score_function, word)),
         ("renormalised", _against(router.renormalised, declared.renormalised, word)),
         ("factor", _against(router.scaling_factor, declared.scaling_factor, word)),
@@ -51,6 +52,14 @@ def _bias(router: Router, word: Writer) -> str:
     if router.selection_bias is None:
         return _against(None, router.declared.selection_bias, word)
     return word(router.selection_bias.dtype) + (", on the logits" if router.bias_on == "logits" else "")
+
+
+def _declared_groups(router: Router) -> str:
+    """What the config says about groups, where a run did not show whether it is so."""
+    declared = router.declared.groups
+    if declared is None or router.selection_agreement is not None or router.kind == "hash":
+        return MISSING
+    return f"{MISSING} (declared: best {declared[1]} of {declared[0]})"
 
 
 def _arithmetic(router: Router) -> str:

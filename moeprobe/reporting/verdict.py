@@ -14,10 +14,12 @@ from moeprobe.reporting.words import plural
 def verdict(result: Result) -> str:
     """``2 problems (1 error, 1 warning) in 3 of 48 routers; 231 checks clean, 9 skipped.``"""
     clean, found = result.count("clean"), result.count("finding")
-    if not clean and not found:
+    if not clean and not found and not result.weighed:
         return f"Nothing was checked: {plural(len(result.checks), 'check')} skipped or failed."
     counts = [f"{plural(clean, 'check')} clean"]
-    counts += [f"{result.count('skipped'):,} skipped"] * bool(result.count("skipped"))
+    counts += [f"{result.weighed:,} clean as far as the weights tell"] * bool(result.weighed)
+    skipped = result.count("skipped") - result.weighed
+    counts += [f"{skipped:,} skipped"] * bool(skipped)
     counts += [f"{result.count('failed'):,} failed to run"] * bool(result.count("failed"))
     return f"{_problems(problems(result), len(result.evidence.routers))}; {', '.join(counts)}."
 

@@ -10,10 +10,10 @@ from moeprobe.routers import families as _  # noqa: F401  registers the readers 
 from moeprobe.routers.declared import declared_routers
 from moeprobe.routers.readers import Reader, reader_of
 
-_ROUTER_NAME = re.compile(r"^(gate|router|wg|gating|gate_network|gating_network)$")
+ROUTER_NAME = re.compile(r"^(gate|router|wg|gating|gate_network|gating_network)$")
 _ROUTER_CLASS = re.compile(r"(router|gate|gating)", re.IGNORECASE)
 _NOT_ROUTED = (nn.Linear, nn.Embedding)
-_SHARED_GATE = re.compile(r"shared.*gate")
+SHARED_GATE = re.compile(r"shared.*gate")
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
 
 
@@ -120,9 +120,9 @@ def _stands_beside_experts(path: str, module: nn.Module, modules: dict[str, nn.M
     if not path:
         return False
     name, experts = path.rpartition(".")[2], _experts_name(modules[_parent(path)])
-    if experts is None or name == experts or _SHARED_GATE.search(name):
+    if experts is None or name == experts or SHARED_GATE.search(name):
         return False
-    return bool(_ROUTER_NAME.match(name)) or bool(re.search(r"router", type(module).__name__, re.IGNORECASE))
+    return bool(ROUTER_NAME.match(name)) or bool(re.search(r"router", type(module).__name__, re.IGNORECASE))
 
 
 def _site(path: str, router: nn.Module, index: int | None, declared: bool, modules: dict[str, nn.Module]) -> Site:
@@ -130,7 +130,7 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
     block = modules[block_path] if path else None
     shared_name, shared = _shared(block_path, modules) if block is not None else (None, None)
     gate = next(
-        (child for name, child in block.named_children() if _SHARED_GATE.search(name))
+        (child for name, child in block.named_children() if SHARED_GATE.search(name))
         if block is not None
         else iter(()),
         None,
@@ -189,7 +189,7 @@ def _shared(block_path: str, modules: dict[str, nn.Module]) -> tuple[str | None,
     """The shared expert is a child of the block, or (Granite) a sibling of it in the decoder layer."""
     for holder in (block_path, _parent(block_path)):
         for name, child in modules[holder].named_children():
-            if name.startswith("shared") and not _SHARED_GATE.search(name):
+            if name.startswith("shared") and not SHARED_GATE.search(name):
                 return name, child
     return None, None
 

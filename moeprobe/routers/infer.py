@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeprobe.findings.router import Arithmetic, Declared
 from moeprobe.routers.find import Site, expert_count
@@ -73,7 +73,8 @@ def infer(site: Site, shown: Shown, declared: Declared, config: Any, logit_bias:
         return Rule(fit, None, bias, scale)
     score = scores(shown.logits.to(shown.score_dtype), fit.function)
     usable = torch.isfinite(score).all(dim=-1) & (shown.experts >= 0).all(dim=-1)
-    groups = [_group_sizes(site.router, config)]
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    groups = [group_sizes(site.router, text)]
     values = None if bias is None else bias[1]
     selection = fit_selection(score[usable], shown.experts[usable], values, groups, shown.logits[usable])
     return Rule(fit, selection, bias, scale)
@@ -95,14 +96,11 @@ def _weights(site: Site, shown: Shown, declared: Declared, bias: Named | None) -
     return None, None
 
 
-def _group_sizes(router: nn.Module, config: Any) -> tuple[int, int]:
-    """(groups, kept groups) by their usual names on the router or in the config; (1, 1) where there are none."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for holder in (router, text):
-        count = next(
-            (c for n in ("num_group", "n_group", "n_groups") if isinstance(c := getattr(holder, n, None), int)),
-            0,
-        )
+def group_sizes(*holders: Any) -> tuple[int, int]:
+    """(groups, kept groups) by their usual names on a router or in a config; (1, 1) where there are none."""
+    for holder in holders:
+        names = ("num_group", "n_group", "n_groups", "num_expert_group")
+        count = next((c for n in names if isinstance(c := getattr(holder, n, None), int)), 0)
         kept = getattr(holder, "topk_group", None)
         if count and isinstance(kept, int):
             return count, kept

@@ -11,7 +11,7 @@ from moeprobe.routers.arithmetic import observe, short
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.gate import Gate
-from moeprobe.routers.infer import Shown, infer, score_dtype
+from moeprobe.routers.infer import Shown, group_sizes, infer, score_dtype
 from moeprobe.routers.tensors import Named, gate_product, hash_table, norm_weight
 
 _ROWS = 2048
@@ -105,6 +105,7 @@ def read_declared(config: Any) -> Declared:
         score_function=function if isinstance(function, str) else None,
         renormalised=norm if isinstance(norm, bool) else None,
         scaling_factor=float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None,
+        groups=next((sizes for sizes in [group_sizes(text)] if sizes[0] > 1), None),
     )
 
 

@@ -15,7 +15,7 @@ from moeprobe.routers.read import read_declared
 from moeprobe.routers.rule import SCORE_FUNCTIONS
 from moeprobe.routers.tensors import own_tensors
 
-_SELECTION_BIAS = re.compile(r"correction_bias|expert_bias|balancing_bias")
+SELECTION_BIAS = re.compile(r"correction_bias|expert_bias|balancing_bias")
 
 
 def read_still(site: Site, config: Any, reason: str) -> Gate:
@@ -38,7 +38,7 @@ def read_still(site: Site, config: Any, reason: str) -> Gate:
         top_k = table.shape[1]
     if weight is None or not isinstance(top_k, int):
         raise ValueError("neither its gate matrix nor its top-k can be made out")
-    bias = next((entry for entry in tensors.items() if _SELECTION_BIAS.search(entry[0])), None)
+    bias = next((entry for entry in tensors.items() if SELECTION_BIAS.search(entry[0])), None)
     declared = read_declared(config)
     router = Router(
         path=site.path,

@@ -26,22 +26,21 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
     weight = gate.weight.detach().float().cpu()
     finite = torch.isfinite(weight).all(dim=-1)
     norms = weight.norm(dim=-1)
-    clean = torch.where(finite.unsqueeze(-1), weight, 0.0)
     usable = bool(finite.all()) and bool((norms > 0).all())
-    experts = clean[: gate.router.experts].double()
-    centred = experts - experts.mean(dim=0)
-    near, cosine = nearest(centred @ centred.T) if usable and len(experts) > 1 else (None, None)
+    experts = weight[: gate.router.experts].double()
+    gram = experts @ experts.T if usable else None
+    near, cosine = nearest(_centred(experts, gram)) if gram is not None and len(experts) > 1 else (None, None)
     return GateWeights(
         dtype=short(gate.weight.dtype) or "",
         nonfinite_rows=(~finite).nonzero().flatten().tolist(),
         zero_rows=(finite & (norms == 0)).nonzero().flatten().tolist(),
         identical_rows=_identical(weight, finite & (norms > 0)),
         row_norms=[float(n) for n in norms],
-        logit_bound=_bound(gate, clean) if bool(finite.all()) else None,
+        logit_bound=_bound(gate, weight) if bool(finite.all()) else None,
         hash_table=_hash_table(gate, vocabulary),
         nearest_row=near,
         row_cosine=cosine,
-        shape=gate_shape(experts) if usable else None,
+        shape=gate_shape(experts, gram) if gram is not None else None,
     )
 
 
@@ -61,6 +60,17 @@ def expert_weights(site: Site, gate: Gate) -> ExpertWeights:
         cosine=cosine,
         coupling=coupling(tensors, rows) if rows is not None and usable else None,
     )
+
+
+def _centred(rows: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Gram matrix [experts, experts] of the rows without their mean, from that of the rows as they are."""
+    mean = gram.mean(dim=0)
+    centred = gram - mean.unsqueeze(0) - mean.unsqueeze(1) + mean.mean()
+    # Where little is left besides the mean, the difference of the products is rounding: subtract first.
+    if float(centred.diagonal().min()) < 1e-6 * float(gram.diagonal().max()):
+        apart = rows - rows.mean(dim=0)
+        return apart @ apart.T
+    return centred
 
 
 def _identical(weight: torch.Tensor, usable: torch.Tensor) -> list[tuple[int, int]]:

@@ -1,12 +1,15 @@
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+if TYPE_CHECKING:
+    from tests.checkpoint.fake_hub import Hub
 
 TINY: dict[str, Any] = {
     "vocab_size": 64,
@@ -89,3 +92,12 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
+    """A hub of our own, over HTTP."""
+    from tests.checkpoint.fake_hub import serve
+
+    with serve(tmp_path, monkeypatch) as fake:
+        yield fake

@@ -1,89 +1,16 @@
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
 
 import huggingface_hub.constants as hub_constants
 import pytest
 
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.errors import CheckpointError, IncompleteError, NotFoundError, NotMoEError, UnsafeError
+from tests.checkpoint.fake_hub import COMMIT, Hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = json.dumps({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}).encode()
-
-
-class Hub:
-    """A local stand-in for the hub: repositories by name, and every path that was asked for."""
-
-    def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, bytes]] = {}
-        self.errors: dict[str, tuple[int, str]] = {}
-        self.served: list[str] = []
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        api = path.startswith("/api/models/")
-        rest = path.removeprefix("/api/models") if api else path
-        name = "/".join(rest.split("/")[1:3])
-        if name in self.errors:
-            status, code = self.errors[name]
-            return status, {"X-Error-Code": code}, b"{}"
-        if name not in self.repositories:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        files, parts = self.repositories[name], rest.split("/")[3:]
-        if len(parts) > 1 and parts[1] not in ("main", COMMIT):
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if api and parts[:1] == ["tree"]:
-            tree = [
-                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for path, data in files.items()
-            ]
-            return 200, {}, json.dumps(tree).encode()
-        if api:
-            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
-            return 200, {}, json.dumps(info).encode()
-        file = "/".join(parts[2:])
-        self.served.append(file)
-        data = files[file]
-        return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    fake = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers, body = fake.answer(urlsplit(self.path).path)
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(hub_constants, "ENDPOINT", address)
-    monkeypatch.setattr(
-        hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    yield fake
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture

@@ -1,0 +1,157 @@
+"""Read a router from the files: its tensors as they are stored, and the rule that the config declares.
+
+Nothing runs, so the rule is declared and never measured; the detectors skip what needs a measured one.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from moeprobe.findings.router import Bias, Router
+from moeprobe.routers.arithmetic import short
+from moeprobe.routers.gate import Gate
+from moeprobe.routers.read import read_declared
+from moeprobe.routers.still import SELECTION_BIAS
+from moeprobe.routers.stored_sites import StoredSite
+from moeprobe.routers.tensors import Named
+
+NOT_RUN = "only the weights were read; nothing ran"
+CLASS_UNKNOWN = "not loaded"
+_TABLE = re.compile(r"tid2eid|hash|table")
+_TOP_K = re.compile(r"^(moe_(num_)?(top_?k|k)|top_?k_experts|(moe_)?(num_)?(experts_per_tok(en)?|selected_experts))$")
+
+
+def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *, known: bool) -> Gate:
+    """Facts and tensors of a router.
+
+    Args:
+        site: where it stands.
+        tensors: by the files' names: all that could be read of the site's own, those beside it, and the norm.
+        config: the config as an object (``checkpoint.raw_config``).
+        known: whether transformers knows the model type; else the role of a tensor that is just called *bias* is
+            open, and it is not judged.
+
+    Raises:
+        ValueError: no gate matrix can be made out; the message says why.
+
+    """
+    own = {name: part.of(tensors[part.stored]) for name, part in site.own.items() if part.stored in tensors}
+    place, matrix = _matrix(site, own)
+    table = next(
+        (t for name, t in own.items() if not t.is_floating_point() and t.ndim == 2 and _TABLE.search(name)), None
+    )
+    bias = None if table is not None else _selection_bias(site, own, tensors, matrix.shape[0])
+    if bias is not None:
+        matrix = matrix[: bias[1].shape[0]]
+    columns = matrix.shape[0]
+    plain = _plain_bias(own, place, columns)
+    declared = read_declared(config)
+    top_k = table.shape[1] if table is not None else _top_k(config)
+    reasons = [NOT_RUN]
+    if not known and plain is not None:
+        reasons.append(f"what {plain[0]} is for is not known")
+    if top_k == 0:
+        reasons.append("the config does not say how many experts are chosen")
+    router = Router(
+        path=site.path,
+        layer=site.layer,
+        kind="top-k" if table is None else "hash",
+        module=CLASS_UNKNOWN,
+        experts=_experts(site, config, columns),
+        score_columns=columns,
+        top_k=top_k,
+        hidden_size=matrix.shape[1],
+        selection_bias=_fact(bias),
+        logit_bias=_fact(plain) if known else None,
+        shared_experts=site.shared_name,
+        shared_gate=site.shared_gate,
+        declared=declared,
+        origin="found",
+        reason="; ".join(reasons),
+    )
+    gamma = None
+    if needs_norm(config) and site.norm is not None and site.norm.stored in tensors:
+        gamma = site.norm.of(tensors[site.norm.stored]).float()
+    return Gate(
+        router=router,
+        weight=matrix,
+        logit_bias=plain[1] if known and plain is not None else None,
+        selection_bias=None if bias is None else bias[1],
+        table=table,
+        gamma=gamma if gamma is not None and gamma.shape == matrix.shape[1:] else None,
+    )
+
+
+def needs_norm(config: Any) -> bool:
+    """Whether the norm before the router tells anything: only square-root-softplus scores are bounded by weights."""
+    return read_declared(config).score_function == "sqrtsoftplus"
+
+
+def _matrix(site: StoredSite, own: Mapping[str, Tensor]) -> Named:
+    """The gate matrix: the only one that the router has, with at least a row an expert."""
+    unread = [name for name in site.own if name not in own]
+    least = site.experts if site.experts is not None else 2
+    matrices = [
+        (name, tensor)
+        for name, tensor in own.items()
+        # Ernie keeps its bias as [1, columns].
+        if tensor.ndim == 2 and tensor.shape[0] > 1 and tensor.is_floating_point()
+    ]
+    if len(matrices) != 1 and unread:
+        raise ValueError(f"{unread[0]} is stored in a way that is not read without its scales")
+    if len(matrices) != 1:
+        raise ValueError(f"it has {len(matrices) or 'no'} matrices, so its logits are not one product")
+    name, matrix = matrices[0]
+    if matrix.shape[0] < min(least, matrix.shape[1]) and least <= matrix.shape[1]:
+        raise ValueError(f"{name} has {matrix.shape[0]} rows for {least} experts")
+    return name, matrix
+
+
+def _selection_bias(
+    site: StoredSite, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rows: int
+) -> Named | None:
+    """A value for each score column; the shared experts' rows of the gate (Inkling) have none."""
+    beside = {name: part.of(tensors[part.stored]) for name, part in site.beside.items() if part.stored in tensors}
+    for name, tensor in [*own.items(), *beside.items()]:
+        fits = tensor.is_floating_point() and tensor.numel() == tensor.shape[-1] and tensor.ndim >= 1
+        if fits and SELECTION_BIAS.search(name) and 1 < tensor.numel() <= rows:
+            return name, tensor.reshape(-1)
+    return None
+
+
+def _plain_bias(own: Mapping[str, Tensor], matrix: str, columns: int) -> Named | None:
+    """The bias beside the matrix, as a linear layer has one."""
+    name = f"{matrix.rpartition('weight')[0]}bias"
+    tensor = own.get(name)
+    return (name, tensor) if tensor is not None and tensor.shape == (columns,) else None
+
+
+def _experts(site: StoredSite, config: Any, columns: int) -> int:
+    text = config.get_text_config()
+    # The config first: zero and skip experts may be stored among the others.
+    said = [getattr(text, name, None) for name in ("n_routed_experts", "num_experts", "num_local_experts")]
+    counts = [*said, site.experts]
+    return next((count for count in counts if isinstance(count, int) and 0 < count <= columns), columns)
+
+
+def _top_k(config: Any) -> int:
+    """How many experts the config says are chosen, 0 where it does not say."""
+    text = config.get_text_config()
+    said = getattr(text, "num_experts_per_tok", None)
+    if isinstance(said, int) and said > 0:
+        return said
+    levels = [vars(text), *(vars(part) for part in vars(text).values() if hasattr(part, "__dict__"))]
+    levels += [part for part in vars(text).values() if isinstance(part, dict)]
+    found = {
+        value for level in levels for name, value in level.items() if isinstance(value, int) and _TOP_K.match(str(name))
+    }
+    return found.pop() if len(found) == 1 else 0
+
+
+def _fact(bias: Named | None) -> Bias | None:
+    if bias is None:
+        return None
+    dtype = short(bias[1].dtype) or ""
+    return Bias(name=bias[0], dtype=dtype, stored_dtype=dtype, values=bias[1].double().tolist())

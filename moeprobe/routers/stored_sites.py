@@ -1,0 +1,120 @@
+"""Find the routers of a checkpoint by the names of its tensors alone: no module, no shape, no family.
+
+A router stands beside experts (``mlp.gate`` beside ``mlp.experts``), or is called a router. Names are those of
+the modules (``checkpoint.names``), so the paths are those that the loaded model has.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from moeprobe.checkpoint.names import ModuleTensor
+from moeprobe.routers.find import ROUTER_NAME, SHARED_GATE, layer_of
+
+_NORM = re.compile(r"(post_attention_layernorm|ffn_norm|pre_(feedforward|mlp)_(layer)?norm|post_attention_norm)$")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSite:
+    """One router in the files.
+
+    ``own`` are the tensors below its path, ``beside`` those that stand directly in its block, both by their names
+    there. ``experts`` is how many experts are stored one by one in the block (None where they are stacked), ``norm``
+    the weight of the norm whose name says that it stands before the block.
+    """
+
+    path: str
+    layer: int | None
+    own: dict[str, ModuleTensor] = field(default_factory=dict)
+    beside: dict[str, ModuleTensor] = field(default_factory=dict)
+    experts: int | None = None
+    shared_name: str | None = None
+    shared_gate: bool = False
+    norm: ModuleTensor | None = None
+
+
+def fold_experts(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """The names without all experts but the first, which are nearly all names of a large checkpoint.
+
+    Returns:
+        names: those that are left.
+        counts: name up to ``experts.`` -> number of experts that are stored below it one by one.
+
+    """
+    left: list[str] = []
+    largest: dict[str, int] = {}
+    for name in names:
+        # Plain string methods: there may be 100,000 names.
+        holder, found, below = name.partition("experts.")
+        number = below.partition(".")[0].removeprefix("expert_") if found else ""
+        if not number.isdigit() or (holder and holder[-1] != "."):
+            left.append(name)
+            continue
+        index = int(number)
+        if index == 0:
+            left.append(name)
+        if index >= largest.get(holder, 0):
+            largest[holder] = index
+    return left, {holder: index + 1 for holder, index in largest.items()}
+
+
+def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[str, int]) -> list[StoredSite]:
+    """All routers, in the order of their layers.
+
+    Args:
+        tensors: the tensors of the modules (experts after the first may be left out).
+        stored_experts: what ``fold_experts`` counts in the files.
+
+    """
+    blocks: dict[str, int | None] = {}
+    children: dict[str, dict[str, ModuleTensor]] = {}
+    for tensor in tensors:
+        parts = tensor.name.split(".")
+        for count in range(1, len(parts)):
+            children.setdefault(".".join(parts[:count]), {})[".".join(parts[count:])] = tensor
+        if "experts" in parts[1:]:
+            whole = tensor.converter is None or len(tensor.converter.target_patterns) == 1
+            known = stored_experts.get(tensor.stored.partition("experts.")[0]) if whole else None
+            block = ".".join(parts[: parts.index("experts", 1)])
+            blocks[block] = blocks.get(block) or known
+    sites: dict[str, StoredSite] = {}
+    for tensor in tensors:
+        path = _router_path(tensor.name, blocks)
+        if path is None:
+            continue
+        if path not in sites:
+            sites[path] = _site(path, blocks, children)
+        sites[path].own[tensor.name.removeprefix(f"{path}.")] = tensor
+    return sorted(sites.values(), key=lambda site: (site.layer is None, site.layer or 0))
+
+
+def _router_path(name: str, blocks: Collection[str]) -> str | None:
+    """Path of the router that holds this tensor, None where none does."""
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        block = ".".join(parts[:place])
+        if place and (part == "router" or (block in blocks and ROUTER_NAME.match(part))):
+            return f"{block}.{part}"
+    return None
+
+
+def _site(path: str, blocks: dict[str, int | None], children: dict[str, dict[str, ModuleTensor]]) -> StoredSite:
+    block = path.rpartition(".")[0]
+    holder = block.rpartition(".")[0]
+    inside, around = children.get(block, {}), children.get(holder, {})
+    shared = [name.split(".")[0] for name in (*inside, *around) if name.startswith("shared")]
+    norms = [tensor for name, tensor in around.items() if _is_norm(name)]
+    return StoredSite(
+        path=path,
+        layer=layer_of(path),
+        beside={name: tensor for name, tensor in inside.items() if "." not in name},
+        experts=blocks.get(block),
+        shared_name=next((name for name in shared if not SHARED_GATE.search(name)), None),
+        shared_gate=any(SHARED_GATE.search(name.split(".")[0]) for name in inside),
+        norm=norms[0] if len(norms) == 1 else None,
+    )
+
+
+def _is_norm(name: str) -> bool:
+    module, _, leaf = name.rpartition(".")
+    return leaf == "weight" and _NORM.match(module) is not None

@@ -1,0 +1,194 @@
+"""The story of ``--weights-only``: open -> names -> find the routers -> read their tensors -> what they say.
+
+Nothing is loaded and nothing runs; of a checkpoint of 700 GB some 230 MB are read.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeprobe.checkpoint.headers import TensorHeader
+from moeprobe.checkpoint.names import ModuleTensor, module_tensors
+from moeprobe.checkpoint.open import has_native_class
+from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
+from moeprobe.checkpoint.raw_config import read_config
+from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
+from moeprobe.checkpoint.weights import refuse_broken_promises
+from moeprobe.errors import NotMoEError
+from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.weights import ExpertWeights
+from moeprobe.progress import Progress
+from moeprobe.routers.stored_gate import needs_norm, read_stored
+from moeprobe.routers.stored_sites import StoredSite, find_stored_sites, fold_experts
+from moeprobe.routers.weights import gate_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moeprobe.routers.gate import Gate
+
+WHY = "only the weights of the routers were read (weights only)"
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What the files say about the routers; ``bytes_read`` and ``requests`` do not count config and index."""
+
+    model: Model
+    routers: list[RouterEvidence]
+    not_checked: list[Unchecked]
+    bytes_read: int
+    requests: int
+
+
+def scan(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    bars: Progress | None = None,
+    suits: Callable[[str], None] = lambda _: None,
+) -> Scan:
+    """Read the routers of a checkpoint without loading it.
+
+    Args:
+        model: a folder or a hub id.
+        revision: branch, tag or commit of a hub checkpoint.
+        bars: progress.
+        suits: raises for a model type that cannot be used as asked.
+
+    Raises:
+        NotMoEError: no tensor is named like a router's.
+        CheckpointError: it cannot be read; the message says what to do.
+
+    """
+    with _uncollected():
+        stored = open_stored(str(model), revision, suits)
+        headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
+        names = [name for shard in stored.shards.values() for name in shard] or list(headers)
+        few, experts = fold_experts(names)
+        tensors = module_tensors(stored.config, few)
+        sites = find_stored_sites(tensors, experts)
+        if not sites:
+            raise NotMoEError(
+                f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or "
+                "one of a layout that only the loaded model shows (see `moeprobe analyze`)."
+            )
+        config = read_config(stored.config)
+        wanted = {site.path: _wanted(site, needs_norm(config)) for site in sites}
+        if not headers:
+            here = {name for names in wanted.values() for name in names}
+            headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
+            refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
+    vocabulary = _vocabulary(tensors, headers, config)
+    known = has_native_class(stored.model_type)
+    routers, not_checked, entries = [], [], 0
+    for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
+        entries += sum(tensor.numel() for tensor in read.values())
+        try:
+            routers.append(_evidence(read_stored(site, read, config, known=known), vocabulary))
+        except ValueError as error:
+            not_checked.append(Unchecked(what=site.path, why=str(error)))
+    not_checked += [
+        Unchecked(what="everything that needs a forward pass", why=WHY),
+        Unchecked(what="the experts' weights", why=WHY),
+    ]
+    facts = _describe(stored, headers, config, entries)
+    return Scan(facts, routers, not_checked, stored.files.bytes_read, stored.files.requests)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within this block no garbage is collected: the headers are 100,000s of small objects, and all of them stay.
+
+    The collector would look through them, and through all of transformers, again and again: as long as the rest.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _headers(stored: StoredCheckpoint, shards: list[str]) -> dict[str, TensorHeader]:
+    headers = read_all_headers(stored.files, {shard: stored.shards[shard] for shard in shards})
+    if stored.files.at_hand and stored.index is not None:
+        promised = {name: shard for shard in shards for name in stored.shards[shard]}
+        refuse_broken_promises(promised, headers, stored.index)
+    return headers
+
+
+def _shard(stored: StoredCheckpoint, name: str) -> str:
+    return next((shard for shard, names in stored.shards.items() if name in names), "no shard")
+
+
+def _wanted(site: StoredSite, norm: bool) -> list[str]:
+    """Names in the files of what is read for a router: all that is its own, biases beside it, maybe the norm."""
+    parts = [*site.own.values(), *(part for name, part in site.beside.items() if "bias" in name)]
+    if norm and site.norm is not None:
+        parts.append(site.norm)
+    return list(dict.fromkeys(part.stored for part in parts))
+
+
+def _read(
+    stored: StoredCheckpoint,
+    sites: list[StoredSite],
+    wanted: dict[str, list[str]],
+    headers: dict[str, TensorHeader],
+    bars: Progress,
+) -> Iterator[tuple[StoredSite, "dict[str, Tensor]"]]:
+    """The tensors of one router after the other, while those of the next ones are on their way."""
+
+    def read(site: StoredSite) -> "dict[str, Tensor]":
+        small = [(name, headers[name]) for name in wanted[site.path] if len(headers[name].shape) <= 2]
+        return read_tensors(stored.files, small)
+
+    with ThreadPoolExecutor(stored.files.workers) as pool:
+        yield from zip(sites, bars.over(pool.map(read, sites), "reading", total=len(sites), unit="router"), strict=True)
+
+
+def _evidence(gate: "Gate", vocabulary: int | None) -> RouterEvidence:
+    return RouterEvidence(
+        router=gate.router,
+        weights=gate_weights(gate, vocabulary),
+        experts=ExpertWeights(reason="the experts' weights were not read"),
+    )
+
+
+def _vocabulary(tensors: list[ModuleTensor], headers: dict[str, TensorHeader], config: Any) -> int | None:
+    """Rows of the embedding where its header was read, else what the config says."""
+    for tensor in tensors:
+        if tensor.name.endswith("embed_tokens.weight") and tensor.stored in headers:
+            return headers[tensor.stored].shape[0]
+    said = getattr(config.get_text_config(), "vocab_size", None)
+    return said if isinstance(said, int) else None
+
+
+def _describe(stored: StoredCheckpoint, headers: dict[str, TensorHeader], config: Any, entries: int) -> Model:
+    """Facts about the model; its size is known only where every header was read."""
+    whole = stored.files.at_hand or stored.index is None
+    dtype = next((said for name in ("dtype", "torch_dtype") if (said := _said(config, stored.config, name))), "unknown")
+    return Model(
+        source=stored.source,
+        name=stored.name,
+        revision=stored.revision,
+        model_type=stored.model_type,
+        architecture=stored.architecture or stored.model_type,
+        dtype=dtype,
+        parameters=sum(prod(header.shape) for header in headers.values()) if whole else None,
+        router_parameters=entries,
+        files=len(stored.shards),
+        bytes=sum(header.stop - header.start for header in headers.values()) if whole else None,
+    )
+
+
+def _said(config: Any, raw: dict[str, Any], name: str) -> str:
+    value = raw.get(name) or getattr(config.get_text_config(), name, None)
+    return str(value).removeprefix("torch.") if value else ""
