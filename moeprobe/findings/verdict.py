@@ -56,7 +56,7 @@ def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
     if not result.count("clean") and not result.count("finding") and not result.weighed:
         return f"nothing was checked: all {len(result.checks)} checks were skipped or failed to run"
-    if all(one.activations is None for one in result.evidence.routers):
+    if not result.weights_only and all(one.activations is None for one in result.evidence.routers):
         why = next((f" ({left_out.why})" for left_out in result.not_checked), "")
         return f"no router was seen at work on the texts{why}, so all that was checked are the weights"
     broken = [
