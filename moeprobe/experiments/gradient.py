@@ -33,8 +33,9 @@ class GradientTest:
             return
         seen = self.found.get(router.path, Backward())
         score = scores(record.logits.to(_dtype(router.arithmetic, "score")), router.score_function)
-        rows = (score == 0).any(dim=-1) & torch.isfinite(record.logits).all(dim=-1)
-        if bool(rows.any()):
+        zero = score == 0
+        rows = zero.any(dim=-1) & torch.isfinite(record.logits).all(dim=-1) if bool(zero.any()) else None
+        if rows is not None and bool(rows.any()):
             gate, inputs = router_backward(record.select(rows))
             broken = ~torch.isfinite(gate)
             experts = {*seen.experts, *broken.any(dim=-1).nonzero().flatten().tolist()}

@@ -12,6 +12,7 @@ from moeprobe.findings.contract import Contract
 from moeprobe.findings.router import Router
 from moeprobe.routers.rule import group_scores
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _UNITS = 4
@@ -67,25 +68,27 @@ class ContractStatistic(Statistic):
             return
         experts = seen.record.experts if seen.record.returned_experts is None else seen.record.returned_experts
         weights = seen.record.weights if seen.record.returned_weights is None else seen.record.returned_weights
-        rows = seen.clean & torch.isfinite(weights).all(dim=-1)
+        rows = seen.clean & finite_rows(weights)
         rows &= ((experts >= 0) & (experts < logits.shape[-1])).all(dim=-1)
-        logits = logits[rows].to(self._score)
+        logits = taken(logits, rows).to(self._score)
         score = seen.gate.scores(logits)
         if score is None or not score.shape[0]:
             return
-        finite = torch.isfinite(score).all(dim=-1)
-        score, experts, weights = score[finite], experts[rows][finite], weights[rows][finite]
+        finite = finite_rows(score)
+        experts, weights = taken(taken(experts, rows), finite), taken(taken(weights, rows), finite)
+        score, logits = taken(score, finite), taken(logits, finite)
         weights = seen.gate.unscaled(weights, experts)
         if self._router.kind != "hash":
-            self._compare_choice(seen, score, logits[finite], experts)
+            self._compare_choice(seen, score, logits, experts)
         self._compare_weights(seen, score, experts, weights)
 
     def _compare_returned(self, seen: Observation) -> None:
-        given, weights = seen.record.experts, seen.record.weights.double()
+        given, weights = seen.record.experts, seen.record.weights
         returned, meant = seen.record.returned_experts, seen.record.returned_weights
         self.executed += given.shape[0]
         if returned is None or meant is None or returned.shape != given.shape or meant.shape != weights.shape:
             return
+        weights = weights.double()
         # A slot with weight zero does nothing: families park the tokens that they skip there.
         runs = (given >= 0) & (given < self._router.score_columns) & (weights != 0)
         match = given.unsqueeze(-1) == returned.unsqueeze(-2)
@@ -98,10 +101,10 @@ class ContractStatistic(Statistic):
     def _compare_choice(self, seen: Observation, score: Tensor, logits: Tensor, experts: Tensor) -> None:
         bias = seen.gate.selection_bias
         selection = seen.gate.selection(score, logits)
-        finite = torch.where(torch.isfinite(selection), selection, 0.0).double()
         ranked = logits if self._router.bias_on == "logits" else score
-        room = _UNITS * _eps(self._score) * ranked.double().abs().amax(dim=-1)
-        room = room + _UNITS * _eps(self._selection) * finite.abs().amax(dim=-1)
+        room = _UNITS * _eps(self._score) * _largest(ranked).double()
+        # Groups that are left out may stand at -inf.
+        room = room + _UNITS * _eps(self._selection) * _largest(selection).double()
         clear = torch.ones_like(room, dtype=torch.bool)
         groups = self._router.groups
         outside = torch.zeros_like(clear)
@@ -165,6 +168,14 @@ class ContractStatistic(Statistic):
             other_weighting=plain if weighed else None,
             other_weighting_biased=with_bias if weighed and biased else None,
         )
+
+
+def _largest(values: Tensor) -> Tensor:
+    """[tokens] the largest absolute value that is finite."""
+    largest = values.abs().amax(dim=-1)
+    if bool(torch.isfinite(largest).all()):
+        return largest
+    return torch.where(torch.isfinite(values), values, 0.0).abs().amax(dim=-1)
 
 
 def _departs(selection: Tensor, experts: Tensor, room: Tensor) -> Tensor:

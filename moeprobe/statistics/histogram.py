@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from moeprobe.findings.numbers import Quantiles
+from moeprobe.statistics.rows import taken
 from moeprobe.statistics.statistic import counts
 
 
@@ -24,7 +25,7 @@ class Scale:
 
     def count(self, values: Tensor) -> Tensor:
         """Histogram of the finite values."""
-        finite = values[torch.isfinite(values)].double()
+        finite = taken(values, torch.isfinite(values)).double()
         edges = self.edges.to(values.device)
         bins = torch.bucketize(finite, edges, right=True)
         return torch.bincount(bins, minlength=edges.numel() + 1).cpu()

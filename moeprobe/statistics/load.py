@@ -9,6 +9,7 @@ from moeprobe.findings.router import Router
 from moeprobe.statistics.clusters import CLUSTERS, assign, design_effects
 from moeprobe.statistics.intervals import max_vio_interval, uniform_floor
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 
@@ -56,7 +57,7 @@ class LoadStatistic(Statistic):
     def _add(self, name: str, row: torch.Tensor, experts: torch.Tensor) -> None:
         table = getattr(self, name)
         used = (experts >= 0) & (experts < table.shape[1])
-        flat = (row.unsqueeze(-1) * table.shape[1] + experts)[used]
+        flat = taken((row.unsqueeze(-1) * table.shape[1] + experts).flatten(), used.flatten())
         table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
 
     def value(self) -> Load | None:

@@ -7,7 +7,8 @@ from moeprobe.findings.evidence import ExtremeLogit, Logits
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.statistic import Statistic, counts, sums
+from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.statistic import Statistic, counts, lexicographic, sums
 
 NAIVE_EDGE = -16.63553
 """Below this, log(1 + exp(x)) is 0 in float32 (docs/science.md B0): kernels without a true softplus lose the score."""
@@ -42,12 +43,12 @@ class LogitStatistic(Statistic):
         logits = seen.logits
         if logits is None:
             return
-        clean = torch.isfinite(logits).all(dim=-1)
+        clean = finite_rows(logits)
         native = seen.record.logits
         if native is not None:
-            clean &= torch.isfinite(native).all(dim=-1)
+            clean &= finite_rows(native)
         self.nonfinite += int((~clean).sum())
-        logits = logits[clean].double()
+        logits = taken(logits, clean).double()
         if not logits.shape[0]:
             return
         self.clean += logits.shape[0]
@@ -57,27 +58,33 @@ class LogitStatistic(Statistic):
         self.per_expert += centred.sum(dim=0).cpu()
         self.squares += centred.square().sum(dim=0).cpu()
         if native is not None and seen.recomputed:
-            gap = native[clean].double() - logits
+            gap = taken(native, clean).double() - logits
             gap = gap - gap.mean(dim=-1, keepdim=True)
             self.noise += torch.stack([gap.square().sum().cpu(), torch.tensor(float(gap.numel())).double()])
-        experts = seen.record.experts[clean]
-        chosen = logits.gather(-1, experts.clamp(0, logits.shape[-1] - 1))[experts >= 0]
+        experts = taken(seen.record.experts, clean)
+        chosen = logits.gather(-1, experts.clamp(0, logits.shape[-1] - 1)).flatten()
+        chosen = taken(chosen, (experts >= 0).flatten())
         self.below += torch.stack([(chosen < NAIVE_EDGE).sum(), (chosen < CLAMP_EDGE).sum()]).cpu()
         self.pairs += chosen.numel()
-        token_ids = None if seen.record.token_ids is None else seen.record.token_ids[clean]
+        token_ids = None if seen.record.token_ids is None else taken(seen.record.token_ids, clean)
         # The router's own numbers decide what underflows, not their recomputation.
-        extreme = logits if native is None else native[clean].double()
-        self._keep("smallest", extreme, token_ids, int(extreme.argmin()))
-        self._keep("largest", extreme, token_ids, int(extreme.argmax()))
+        extreme = logits if native is None else taken(native, clean)
+        low, high = torch.aminmax(extreme)
+        self._keep("smallest", extreme, token_ids, low)
+        self._keep("largest", extreme, token_ids, high)
 
-    def _keep(self, name: str, logits: Tensor, token_ids: Tensor | None, index: int) -> None:
-        row, expert = divmod(index, logits.shape[-1])
-        token = -1.0 if token_ids is None else float(token_ids[row])
-        found = torch.tensor([float(logits[row, expert]), float(expert), token], dtype=torch.float64)
-        before = getattr(self, name)
-        better = found[0] < before[0] if name == "smallest" else found[0] > before[0]
-        if bool(better):
-            setattr(self, name, found)
+    def _keep(self, name: str, logits: Tensor, token_ids: Tensor | None, value: Tensor) -> None:
+        before, number = getattr(self, name), float(value)
+        if number > before[0] if name == "smallest" else number < before[0]:
+            return
+        # Among equals the one that a merge would keep, so that the order of batches plays no part.
+        places = (logits == value).nonzero()
+        best = torch.min if name == "smallest" else torch.max
+        expert = best(places[:, 1])
+        rows = places[:, 0][places[:, 1] == expert]
+        token = -1.0 if token_ids is None else float(best(token_ids.to(rows.device)[rows]))
+        candidate = torch.tensor([number, float(expert), token], dtype=torch.float64)
+        setattr(self, name, lexicographic(before, candidate, least=name == "smallest"))
 
     def value(self) -> Logits | None:
         """The logits in numbers, None where the router shows none."""

@@ -7,6 +7,7 @@ from moeprobe.findings.evidence import Magnitudes
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts, sums
 
 _RATIO = Scale(1e-6, 1e6)
@@ -32,20 +33,21 @@ class MagnitudeStatistic(Statistic):
         record = seen.record
         if record.routed is not None:
             # A token that was dropped or skipped has no routed output, rightly.
-            taken = (record.experts >= 0).any(dim=-1)
-            finite = torch.isfinite(record.routed) & taken
+            used = (record.experts >= 0).any(dim=-1)
+            finite = torch.isfinite(record.routed) & used
             self.nonfinite += int((~torch.isfinite(record.routed)).sum())
-            self.zero += int(((record.routed == 0) & taken).sum())
-            self.routed += _pair(record.routed[finite].double().square())
+            self.zero += int(((record.routed == 0) & used).sum())
+            self.routed += _pair(taken(record.routed, finite).double().square())
             for name, other in (("to_shared", record.shared), ("to_residual", record.residual)):
                 if other is not None:
                     usable = finite & torch.isfinite(other) & (other > 0)
                     histogram = getattr(self, name)
-                    histogram += _RATIO.count(record.routed[usable].double() / other[usable].double())
+                    histogram += _RATIO.count(taken(record.routed, usable).double() / taken(other, usable).double())
         if record.inputs is not None:
-            inputs = record.inputs[torch.isfinite(record.inputs).all(dim=-1)].double()
-            self.inputs += _pair(inputs.square().mean(dim=-1))
-            self.input_mean += inputs.sum(dim=0).cpu()
+            inputs = taken(record.inputs, finite_rows(record.inputs)).double()
+            flat, width = inputs.flatten(), inputs.shape[-1]
+            self.inputs += torch.tensor([float(flat.dot(flat)) / width, inputs.shape[0]], dtype=torch.float64)
+            self.input_mean += (inputs.new_ones(inputs.shape[0]) @ inputs).cpu()
 
     def value(self) -> Magnitudes | None:
         """The magnitudes in numbers; the input spread is 1 - |mean|^2 / mean |x|^2 under a square root."""

@@ -7,6 +7,7 @@ from moeprobe.findings.router import Router
 from moeprobe.routers.rule import same_set
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _MARGIN = Scale(1e-6, 1e3)
@@ -33,30 +34,26 @@ class SelectionStatistic(Statistic):
         """Take in the rows whose logits are finite and whose slots are all used."""
         if seen.selection is None or seen.chosen is None or seen.scores is None:
             return
-        rows = seen.clean & torch.isfinite(seen.scores).all(dim=-1) & (seen.record.experts >= 0).all(dim=-1)
+        rows = seen.clean & finite_rows(seen.scores) & (seen.record.experts >= 0).all(dim=-1)
         if not bool(rows.any()):
             return
-        k = self._router.top_k
-        selection = seen.selection[rows].double()
-        experts = seen.record.experts[rows]
+        experts = taken(seen.record.experts, rows)
         self.tokens += int(rows.sum())
-        if selection.shape[-1] > k:
-            best = seen.selection[rows].topk(k + 1, dim=-1).values.double()
-            gap = best[:, k - 1] - best[:, k]
+        if seen.margin is not None:
+            gap = taken(seen.margin, rows)
             self.ties += int((gap == 0).sum())
-            spread = torch.where(torch.isfinite(selection), selection, torch.nan)
-            spread = (spread - spread.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
-            self.margin += _MARGIN.count(gap / spread.clamp_min(1e-30))
+            self.margin += _MARGIN.count(gap / _spread(taken(seen.selection, rows).double()).clamp_min(1e-30))
         ordered = experts.sort(dim=-1).values.cpu()
         self.sets += torch.bincount(_bucket(ordered), minlength=_SETS)
         bias = seen.gate.selection_bias
         if bias is not None:
-            nothing = torch.zeros_like(seen.scores[rows])
+            nothing = torch.zeros_like(taken(seen.scores, rows))
             alone = seen.gate.selection(nothing, nothing)
             self.bias_only += int(same_set(seen.gate.choose(alone), experts).sum())
         if seen.noisy is not None:
-            self.noise += int(seen.noisy[rows].sum())
-        self.precision += int((~same_set(seen.chosen[rows], experts)).sum())
+            self.noise += int((seen.noisy & rows).sum())
+        if seen.rounded is not None:
+            self.precision += int((seen.rounded & rows).sum())
 
     def value(self) -> Selection | None:
         """Shares of tokens; None for hash routers and where no token was seen."""
@@ -71,6 +68,14 @@ class SelectionStatistic(Statistic):
             flips_noise=int(self.noise) / n,
             flips_float32=int(self.precision) / n,
         )
+
+
+def _spread(selection: torch.Tensor) -> torch.Tensor:
+    """[tokens] standard deviation over the finite selection scores (groups that are left out may stand at -inf)."""
+    if bool(torch.isfinite(selection.sum())):
+        return (selection - selection.mean(dim=-1, keepdim=True)).square().mean(dim=-1).sqrt()
+    finite = torch.where(torch.isfinite(selection), selection, torch.nan)
+    return (finite - finite.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
 
 
 def _bucket(ordered: torch.Tensor) -> torch.Tensor:

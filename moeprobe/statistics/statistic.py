@@ -28,9 +28,9 @@ class State:
         for name in self.added:
             setattr(self, name, getattr(self, name) + getattr(other, name).to(getattr(self, name).device))
         for name in self.least:
-            setattr(self, name, _lexicographic(getattr(self, name), getattr(other, name), least=True))
+            setattr(self, name, lexicographic(getattr(self, name), getattr(other, name), least=True))
         for name in self.most:
-            setattr(self, name, _lexicographic(getattr(self, name), getattr(other, name), least=False))
+            setattr(self, name, lexicographic(getattr(self, name), getattr(other, name), least=False))
 
     def state(self) -> dict[str, Tensor]:
         """The whole state, on the CPU."""
@@ -65,7 +65,7 @@ class Statistic(State, ABC):
         """The statistic as plain numbers; None where nothing was seen or it does not apply."""
 
 
-def _lexicographic(first: Tensor, second: Tensor, least: bool) -> Tensor:
+def lexicographic(first: Tensor, second: Tensor, least: bool) -> Tensor:
     """The smaller (or larger) of two rows, by their first column, ties by the next: order of merging is free."""
     second = second.to(first.device)
     ordered = first.tolist() <= second.tolist()

@@ -1,11 +1,13 @@
 """Token-id choices: how much the id of a token says about its experts, beside the shuffle null."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moeprobe.findings.evidence import TokenIds
 from moeprobe.findings.router import Router
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 TRACKED = 256
@@ -38,7 +40,8 @@ class TokenIdStatistic(Statistic):
         if record.token_ids is None or not self._ids.numel():
             return
         ids = record.token_ids.cpu()
-        place = torch.searchsorted(self._ids, ids).clamp_max(self._ids.numel() - 1)
+        # numpy's search is some twenty times as fast as torch's on integers.
+        place = torch.from_numpy(np.searchsorted(self._ids.numpy(), ids.numpy())).clamp_max(self._ids.numel() - 1)
         row = torch.where(self._ids[place] == ids, place, self._ids.numel())
         experts = record.experts.cpu()
         key = torch.rand(experts.shape[0], generator=seen.generator(2), dtype=torch.float64)
@@ -54,7 +57,7 @@ class TokenIdStatistic(Statistic):
     @staticmethod
     def _add(table: Tensor, row: Tensor, experts: Tensor) -> None:
         used = (experts >= 0) & (experts < table.shape[1])
-        flat = (row.unsqueeze(-1) * table.shape[1] + experts)[used]
+        flat = taken((row.unsqueeze(-1) * table.shape[1] + experts).flatten(), used.flatten())
         table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
 
     def value(self) -> TokenIds | None:

@@ -7,6 +7,7 @@ from moeprobe.findings.numbers import Quantiles
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
+from moeprobe.statistics.rows import finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _SUM = Scale(1e-8, 1e4)
@@ -44,12 +45,12 @@ class WeightStatistic(Statistic):
         """Take in the weights of one record."""
         experts = seen.record.experts
         weights = seen.gate.unscaled(seen.record.weights.double(), experts)
-        finite = torch.isfinite(weights).all(dim=-1)
+        finite = finite_rows(weights)
         self.nonfinite += int((~finite).sum())
         self.tokens += weights.shape[0]
         # A token that was dropped, or skipped by choice, has no weights to speak of.
         finite &= (experts >= 0).any(dim=-1)
-        total = weights[finite].sum(dim=-1)
+        total = taken(weights, finite).sum(dim=-1)
         if not total.numel():
             return
         self.sum += _SUM.count(total)
@@ -57,9 +58,9 @@ class WeightStatistic(Statistic):
         promise = self._promise(seen)
         if promise is None:
             return
-        promise = promise[finite]
+        promise = taken(promise, finite)
         usable = torch.isfinite(promise) & (promise > 0)
-        ratio = total[usable] / promise[usable]
+        ratio = taken(total, usable) / taken(promise, usable)
         if ratio.numel():
             arithmetic = self._router.arithmetic
             tolerance = TOLERANCE_FLOAT32 if arithmetic and arithmetic.weights == "float32" else TOLERANCE_16_BIT
@@ -79,7 +80,7 @@ class WeightStatistic(Statistic):
             return None
         experts = seen.record.experts
         chosen = scores.double().gather(-1, experts.clamp(0, scores.shape[-1] - 1)).masked_fill(experts < 0, 0.0)
-        real = chosen[(experts >= 0) & torch.isfinite(chosen)]
+        real = taken(chosen.flatten(), ((experts >= 0) & torch.isfinite(chosen)).flatten())
         if real.numel():
             self.smallest_score = torch.minimum(self.smallest_score, real.min().cpu().reshape(1))
         if router.renormalised:
