@@ -52,12 +52,13 @@ def run_analysis(
 
     # A mistake in the output folder must not cost an hour of probing.
     check_writable(folder)
-    from moeprobe.reporting.terminal import summary
+    from moeprobe.reporting.formats import render
+    from moeprobe.reporting.text import loggable
     from moeprobe.reporting.write import write_report
 
     result = measure(model, settings, save_records=folder / "records" if save_records else None, **options)
     if shown_as is not None:
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": shown_as})})
     report = write_report(result, folder)
-    click.echo(summary(result))
-    click.echo(f"Report: {report}")
+    click.echo(render(result, "text").rstrip("\n"))
+    click.echo(loggable(f"Report: {report}"))
