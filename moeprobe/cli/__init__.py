@@ -59,7 +59,7 @@ def run() -> NoReturn:
     except MoeprobeError as error:
         if debug:
             raise
-        _refuse(" ".join(str(error).split()))
+        _refuse(str(error))
     except BrokenPipeError:
         sys.stdout = None
         _leave(EXIT_NOT_CHECKED)
@@ -76,7 +76,9 @@ def run() -> NoReturn:
 
 
 def _refuse(sentence: str) -> NoReturn:
-    click.echo(f"moeprobe: {sentence}", err=True)
+    from moeprobe.reporting.text import loggable
+
+    click.echo(loggable(f"moeprobe: {sentence}"), err=True)
     _leave(EXIT_NOT_CHECKED)
 
 

@@ -57,7 +57,8 @@ def run_analysis(
     # A mistake in the output folder must not cost an hour of probing.
     check_writable(folder)
     from moeprobe.parallel.launch import leads
-    from moeprobe.reporting.terminal import summary
+    from moeprobe.reporting.formats import render
+    from moeprobe.reporting.text import loggable
     from moeprobe.reporting.write import write_report
     from moeprobe.resume.bookmark import forget
 
@@ -70,5 +71,5 @@ def run_analysis(
     report = write_report(result, folder)
     if keep_progress is not None:
         forget(keep_progress)
-    click.echo(summary(result))
-    click.echo(f"Report: {report}")
+    click.echo(render(result, "text").rstrip("\n"))
+    click.echo(loggable(f"Report: {report}"))

@@ -56,6 +56,7 @@ def command(
     if target is not None:
         check_writable(target)
     from moeprobe.cli.measure import compare, settle
+    from moeprobe.reporting.text import loggable
     from moeprobe.reporting.write import write_report
 
     texts, max_tokens = options.pop("probe"), options.pop("max_tokens")
@@ -65,7 +66,7 @@ def command(
     report = write_report(result, target) if target is not None else None
     code = deliver(result, outputs)
     if report is not None:
-        click.echo(f"Report: {report}", err=bool(output_format))
+        click.echo(loggable(f"Report: {report}"), err=bool(output_format))
     return code
 
 

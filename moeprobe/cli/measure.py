@@ -12,6 +12,7 @@ import click
 from moeprobe.cli.options import parse_limits, split
 from moeprobe.errors import OptionError
 from moeprobe.parallel.launch import leads, misled, size
+from moeprobe.reporting.text import loggable
 from moeprobe.settings import CommandLine, PolicyFile, Settings, find_policy, resolve
 
 if TYPE_CHECKING:
@@ -163,4 +164,4 @@ def _announce(file: PolicyFile) -> None:
     over = f" ({file.unused.name} beside it has a [tool.moeprobe] too, which is not used)" if file.unused else ""
     here = Path.cwd()
     path = file.path.relative_to(here) if file.path.is_relative_to(here) else file.path
-    click.echo(f"Policy: {path}{over}", err=True)
+    click.echo(loggable(f"Policy: {path}{over}"), err=True)

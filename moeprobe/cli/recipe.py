@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from moeprobe.errors import EXIT_NOT_CHECKED, OptionError, OutputError
+from moeprobe.reporting.text import loggable
 
 
 @click.group("recipe")
@@ -50,7 +51,8 @@ def copy(name: str, file: str | None) -> None:
         raise OptionError(f"{target} must end in .yaml, so that --recipe takes it for a file.")
     if target.exists():
         raise OutputError(f"{target} is there already; give another name, or move it away.")
-    click.echo(f"Recipe: {write_text(target, recipe_path(name).read_text(encoding='utf-8'))}")
+    written = write_text(target, recipe_path(name).read_text(encoding="utf-8"))
+    click.echo(loggable(f"Recipe: {written}"))
 
 
 @command.command("validate")
@@ -64,10 +66,10 @@ def validate(files: tuple[str, ...]) -> int:
     for file in files:
         try:
             _validate(file)
-            click.echo(f"{file}: valid")
+            click.echo(loggable(f"{file}: valid"))
         except OptionError as error:
             faults += 1
-            click.echo(" ".join(str(error).split()), err=True)
+            click.echo(loggable(str(error)), err=True)
     return EXIT_NOT_CHECKED if faults else 0
 
 

@@ -30,6 +30,11 @@ def plain(text: str) -> str:
     return _seen(re.sub(r"\s+", " ", text))
 
 
+def loggable(text: str) -> str:
+    """One line for a terminal or a log: GitHub's runner would take ``##[`` anywhere in a log for a command."""
+    return plain(text).strip().replace("##[", "# #[")
+
+
 def lines(text: str) -> str:
     """Keep lines and indents, for what is shown as it is; every other control character is replaced."""
     return "\n".join(_seen(line.expandtabs(4)) for line in text.strip("\n").splitlines())

@@ -39,6 +39,26 @@ def test_no_such_path(moeprobe: Moeprobe) -> None:
     refused(moeprobe("analyze", "./nowhere/at/all"), "nowhere")
 
 
+HOSTILE = "evil`x`<b>\n::error::owned \u202e\x1b[31m ##[group]"
+
+
+@pytest.mark.parametrize("command", ["analyze", "diff"])
+def test_a_hostile_path_does_nothing_to_a_log(moeprobe: Moeprobe, checkpoints: Path, command: str) -> None:
+    """The path is printed and written in reports; a folder can be called anything."""
+    folder = shutil.copytree(checkpoints / "mixtral", Path(HOSTILE))
+    models = [folder] if command == "analyze" else [folder, folder]
+    outcome = moeprobe(command, *models, "--recipe", "quick", "--max-tokens", "1500")
+    assert outcome.code == 0, outcome.err
+    shutil.rmtree(folder)
+    refusal = moeprobe(command, *models)
+    assert refusal.code == 2
+    for said in (outcome.out + outcome.err, refusal.sentence):
+        assert "Report: " in said or "no folder" in said
+        assert not [line for line in said.splitlines() if line.startswith("::")]
+        assert not {"\u202e", "\x1b"} & set(said)
+        assert "##[" not in said
+
+
 def test_dense_model(moeprobe: Moeprobe, tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
