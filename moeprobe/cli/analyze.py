@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, baseline_option, loading_options, parallel_option
+from moeprobe.cli.options import (
+    analysis_options,
+    baseline_option,
+    loading_options,
+    parallel_option,
+    weights_only_option,
+)
 
 if TYPE_CHECKING:
     from moeprobe.settings import Settings
@@ -20,6 +26,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @analysis_options
 @baseline_option
 @loading_options
+@weights_only_option
 @parallel_option
 @click.option("--restart", is_flag=True, help="Throw away the progress of an interrupted analysis in the folder.")
 def command(model: str, output: str | None, **options: Any) -> None:

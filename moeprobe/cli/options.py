@@ -42,6 +42,15 @@ def parallel_option(command: _Command) -> _Command:
     )(command)
 
 
+def weights_only_option(command: _Command) -> _Command:
+    """Whether anything is loaded and run."""
+    return click.option(
+        "--weights-only",
+        is_flag=True,
+        help="Read only the routers' tensors (of a hub model: by ranges); load and run nothing.",
+    )(command)
+
+
 def analysis_options(command: _Command) -> _Command:
     """What is run: recipe, texts, detectors, limits."""
     for option in reversed(
@@ -53,11 +62,6 @@ def analysis_options(command: _Command) -> _Command:
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
             click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),
-            click.option(
-                "--weights-only",
-                is_flag=True,
-                help="Read only the routers' tensors (of a hub model: by ranges); load and run nothing.",
-            ),
         ]
     ):
         command = option(command)

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from moeprobe.cli.options import loading_options
+from moeprobe.cli.options import loading_options, weights_only_option
 
 
 @click.command("routers")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Every fact, as JSON lines.")
-@click.option("--weights-only", is_flag=True, help="Read only the routers' tensors; load and run nothing.")
 @loading_options
+@weights_only_option
 def command(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Print the facts of every router of MODEL, measured without any text.
 
