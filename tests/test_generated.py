@@ -77,6 +77,12 @@ def test_readme_names_every_command_and_detector() -> None:
         assert name in README
 
 
+def test_readme_counts_the_families() -> None:
+    page = (ROOT / "docs/families.md").read_text(encoding="utf-8")
+    (families,) = re.findall(r"cases of (\d+) families", page)
+    assert f"All {families} MoE families" in README
+
+
 def test_readme_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
