@@ -9,14 +9,15 @@ the pages dropped from the cache before; three rounds are taken in turn, and the
 kernel fetched (``read_bytes`` of /proc/self/io), seconds those from the first open to the last tensor, without the
 start of Python, its imports, and the tables that transformers builds once a process (0.1 to 0.3 s).
 
-*Bare* is what must be read: index, headers and routers, by os.pread and json, without a check. *Library* is safetensors'
-own ``safe_open`` and ``get_tensor`` for every tensor of a router. *Judged* is the whole of ``check --weights-only`` after
-its imports, statistics and detectors included.
+*Bare* is what must be read: index, headers and routers, by os.pread and json, without a check. *Library* is
+safetensors' own ``safe_open`` and ``get_tensor`` for every tensor of a router. *Judged* is the whole of
+``check --weights-only`` after its imports, statistics and detectors included.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], action="append")
     parser.add_argument("--folder", help="where the sparse files go [default: the temporary folder]")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files go, too
     print("| shape | files | routers | bare | moeprobe | bytes over bare | seconds over bare | library | judged |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:
