@@ -17,6 +17,7 @@ safetensors' own ``safe_open`` and ``get_tensor`` for every tensor of a router. 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], action="append")
     parser.add_argument("--folder", help="where the sparse files go [default: the temporary folder]")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files go, too
     print("| shape | files | routers | bare | moeprobe | bytes over bare | seconds over bare | library | judged |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:

@@ -24,7 +24,7 @@ from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
-from moeprobe.routers.stored_gate import needs_norm, read_stored
+from moeprobe.routers.stored_gate import read_said, read_stored
 from moeprobe.routers.stored_sites import StoredSite, find_stored_sites, fold_experts
 from moeprobe.routers.weights import gate_weights
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from moeprobe.routers.gate import Gate
 
+_AT_ONCE = 1 << 25
+"""Bytes below which reading ahead of the judging costs more than it saves."""
 WHY = "only the weights of the routers were read (weights only)"
 
 
@@ -80,18 +82,18 @@ def scan(
                 "one of a layout that only the loaded model shows (see `moeprobe analyze`)."
             )
         config = read_config(stored.config)
-        wanted = {site.path: _wanted(site, needs_norm(config)) for site in sites}
+        said = read_said(config, known=has_native_class(stored.model_type))
+        wanted = {site.path: _wanted(site, said.needs_norm) for site in sites}
         if not headers:
             here = {name for names in wanted.values() for name in names}
             headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
             refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
     vocabulary = _vocabulary(tensors, headers, config)
-    known = has_native_class(stored.model_type)
     routers, not_checked, entries = [], [], 0
     for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
         entries += sum(tensor.numel() for tensor in read.values())
         try:
-            routers.append(_evidence(read_stored(site, read, config, known=known), vocabulary))
+            routers.append(_evidence(read_stored(site, read, said), vocabulary))
         except ValueError as error:
             not_checked.append(Unchecked(what=site.path, why=str(error)))
     not_checked += [
@@ -150,6 +152,10 @@ def _read(
         small = [(name, headers[name]) for name in wanted[site.path] if len(headers[name].shape) <= 2]
         return read_tensors(stored.files, small)
 
+    size = sum(headers[name].stop - headers[name].start for names in wanted.values() for name in names)
+    if stored.files.at_hand and size < _AT_ONCE:
+        yield from ((site, read(site)) for site in sites)
+        return
     with ThreadPoolExecutor(stored.files.workers) as pool:
         yield from zip(sites, bars.over(pool.map(read, sites), "reading", total=len(sites), unit="router"), strict=True)
 

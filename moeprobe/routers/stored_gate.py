@@ -5,11 +5,12 @@ Nothing runs, so the rule is declared and never measured; the detectors skip wha
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from moeprobe.findings.router import Bias, Router
+from moeprobe.findings.router import Bias, Declared, Router
 from moeprobe.routers.arithmetic import short
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_declared
@@ -23,15 +24,39 @@ _TABLE = re.compile(r"tid2eid|hash|table")
 _TOP_K = re.compile(r"^(moe_(num_)?(top_?k|k)|top_?k_experts|(moe_)?(num_)?(experts_per_tok(en)?|selected_experts))$")
 
 
-def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *, known: bool) -> Gate:
+@dataclass(frozen=True)
+class Said:
+    """What a config says about all routers: the declared rule, top-k (0: nothing), and numbers of experts.
+
+    ``known``: whether transformers knows the model type; else the role of a tensor that is just called *bias* is open,
+    and it is not judged.
+    """
+
+    declared: Declared
+    top_k: int
+    experts: tuple[int, ...]
+    known: bool
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether the norm before the router tells anything: only sqrt(softplus) scores are bounded by weights."""
+        return self.declared.score_function == "sqrtsoftplus"
+
+
+def read_said(config: Any, *, known: bool) -> Said:
+    """Read a config (``checkpoint.raw_config``) once for all routers."""
+    text = config.get_text_config()
+    counts = [getattr(text, name, None) for name in ("n_routed_experts", "num_experts", "num_local_experts")]
+    return Said(read_declared(config), _top_k(text), tuple(n for n in counts if isinstance(n, int)), known)
+
+
+def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> Gate:
     """Facts and tensors of a router.
 
     Args:
         site: where it stands.
         tensors: by the files' names: all that could be read of the site's own, those beside it, and the norm.
-        config: the config as an object (``checkpoint.raw_config``).
-        known: whether transformers knows the model type; else the role of a tensor that is just called *bias* is
-            open, and it is not judged.
+        said: what the config says.
 
     Raises:
         ValueError: no gate matrix can be made out; the message says why.
@@ -47,8 +72,8 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *,
         matrix = matrix[: bias[1].shape[0]]
     columns = matrix.shape[0]
     plain = _plain_bias(own, place, columns)
-    declared = read_declared(config)
-    top_k = table.shape[1] if table is not None else _top_k(config)
+    known = said.known
+    top_k = said.top_k if table is None else table.shape[1]
     reasons = [NOT_RUN]
     if not known and plain is not None:
         reasons.append(f"what {plain[0]} is for is not known")
@@ -59,7 +84,7 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *,
         layer=site.layer,
         kind="top-k" if table is None else "hash",
         module=CLASS_UNKNOWN,
-        experts=_experts(site, config, columns),
+        experts=_experts(site, said, columns),
         score_columns=columns,
         top_k=top_k,
         hidden_size=matrix.shape[1],
@@ -67,12 +92,12 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *,
         logit_bias=_fact(plain) if known else None,
         shared_experts=site.shared_name,
         shared_gate=site.shared_gate,
-        declared=declared,
+        declared=said.declared,
         origin="found",
         reason="; ".join(reasons),
     )
     gamma = None
-    if needs_norm(config) and site.norm is not None and site.norm.stored in tensors:
+    if said.needs_norm and site.norm is not None and site.norm.stored in tensors:
         gamma = site.norm.of(tensors[site.norm.stored]).float()
     return Gate(
         router=router,
@@ -82,11 +107,6 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], config: Any, *,
         table=table,
         gamma=gamma if gamma is not None and gamma.shape == matrix.shape[1:] else None,
     )
-
-
-def needs_norm(config: Any) -> bool:
-    """Whether the norm before the router tells anything: only square-root-softplus scores are bounded by weights."""
-    return read_declared(config).score_function == "sqrtsoftplus"
 
 
 def _matrix(site: StoredSite, own: Mapping[str, Tensor]) -> Named:
@@ -128,17 +148,14 @@ def _plain_bias(own: Mapping[str, Tensor], matrix: str, columns: int) -> Named |
     return (name, tensor) if tensor is not None and tensor.shape == (columns,) else None
 
 
-def _experts(site: StoredSite, config: Any, columns: int) -> int:
-    text = config.get_text_config()
+def _experts(site: StoredSite, said: Said, columns: int) -> int:
     # The config first: zero and skip experts may be stored among the others.
-    said = [getattr(text, name, None) for name in ("n_routed_experts", "num_experts", "num_local_experts")]
-    counts = [*said, site.experts]
-    return next((count for count in counts if isinstance(count, int) and 0 < count <= columns), columns)
+    counts = [*said.experts, *([] if site.experts is None else [site.experts])]
+    return next((count for count in counts if 0 < count <= columns), columns)
 
 
-def _top_k(config: Any) -> int:
+def _top_k(text: Any) -> int:
     """How many experts the config says are chosen, 0 where it does not say."""
-    text = config.get_text_config()
     said = getattr(text, "num_experts_per_tok", None)
     if isinstance(said, int) and said > 0:
         return said
