@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from moeprobe.reporting.tables import table
+from tabulate import tabulate
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeprobe.checkpoint.load import load_model, load_tokenizer
@@ -151,8 +151,10 @@ def main() -> None:
             if options.only in what:
                 rows.append(row(model, what, compare(source, dtype, change)))
                 print("  ".join(rows[-1].values()), flush=True)
+    sides = ("left", "left", *["right"] * (len(rows[0]) - 2)) if rows else ()
+    written = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
     if out is not None:
-        out.write_text(f"{PAGE}\n{table(rows)}\n", encoding="utf-8")
+        out.write_text(f"{PAGE}\n{written}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
