@@ -96,7 +96,9 @@ class Capture:
             self._probabilities = is_probabilities(logits)
         if self._probabilities and logits is not None:
             self._pass.call.behind = True
-            self._pass.call.returned.logits = logits_behind(router, self._pass.call.args, self._pass.call.kwargs, logits)
+            self._pass.call.returned.logits = logits_behind(
+                router, self._pass.call.args, self._pass.call.kwargs, logits
+            )
 
     def _experts_arguments(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call, reader = self._pass.call, self.site.reader
