@@ -4,22 +4,27 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import embedding_shape, load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_model
+from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
+from moeprobe.records.budget import Budget
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
 from moeprobe.records.run import run_probe
+from moeprobe.records.store import RecordStore
+from moeprobe.records.streaming import plan, stream_probe
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
@@ -35,13 +40,16 @@ if TYPE_CHECKING:
 class Opened:
     """A model ready to run.
 
-    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights.
+    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights. ``stream`` is
+    set where the layers are on the disk, with the ``budget`` that it must keep to.
     """
 
     checkpoint: Checkpoint | None
     live: "PreTrainedModel"
     reader: "PreTrainedTokenizerBase"
     unloaded: list[Unchecked]
+    stream: LayerStream | None = None
+    budget: Budget | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -52,6 +60,13 @@ class Opened:
     def dtype(self) -> str:
         """Dtype of the model, in torch's words."""
         return str(self.live.dtype).removeprefix("torch.")
+
+    @property
+    def streamed(self) -> Literal["layer", "expert"] | None:
+        """What was in memory at a time; None where the whole model is."""
+        if self.stream is None:
+            return None
+        return "expert" if self.stream.by_expert else "layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +94,15 @@ def open_model(
     trust_remote_code: bool,
     progress: bool,
     suits: Callable[[str], None] = lambda _: None,
+    stream: bool | None = False,
+    memory: int | None = None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Opened:
     """Open and load a checkpoint, or take a model that is already loaded.
 
-    ``suits`` raises for a model type that cannot be used as asked; it is called before weights are read.
+    ``suits`` raises for a model type that cannot be used as asked; it is called before weights are read. ``stream``
+    leaves the layers on the disk; None does so where they exceed ``memory`` bytes (what is free without it), and says
+    so to ``announce``.
 
     Raises:
         MoeprobeError: it cannot be used; the message says what to do.
@@ -91,11 +111,17 @@ def open_model(
     if not isinstance(model, str | Path):
         if tokenizer is None or isinstance(tokenizer, str):
             raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
+        if stream:
+            raise OptionError("A model that is already loaded cannot be streamed; give its folder or hub id.")
         suits(str(model.config.model_type))
         return Opened(None, model.eval(), tokenizer, [])
 
+    if stream and device_map in DEVICE_MAPS:
+        raise OptionError(f"--stream runs on one device; give cpu or cuda:0 as --device-map, not {device_map}.")
+    empty: list[PreTrainedModel] = []
+
     def look_first(opened: Checkpoint) -> None:
-        refuse_dense(opened, trust_remote_code=trust_remote_code)
+        empty.append(refuse_dense(opened, trust_remote_code=trust_remote_code))
         suits(opened.model_type)
 
     checkpoint = open_checkpoint(
@@ -110,29 +136,37 @@ def open_model(
         if tokenizer is None or isinstance(tokenizer, str)
         else tokenizer
     )
-    loaded = load_model(
-        checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
-    )
+    layers, needs = None, None
+    if stream or (stream is None and device_map in (None, "cpu")):
+        layers, needs = plan(checkpoint, empty.pop(), dtype, device_map, memory, forced=bool(stream), announce=announce)
+    if layers is not None:
+        loaded = layers.open(dtype, device_map, trust_remote_code)
+    else:
+        loaded = load_model(
+            checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
+        )
     unloaded = [
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
         for name in loaded.missing
     ]
     unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
-    return Opened(checkpoint, loaded.model, reader, unloaded)
+    return Opened(checkpoint, loaded.model, reader, unloaded, layers, needs)
 
 
-def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
-    """Look for routers in the model's skeleton, before any weight is fetched or read.
+def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> "PreTrainedModel":
+    """Look for routers in the model's skeleton, before any weight is fetched or read; returns the skeleton.
 
     Raises:
         NotMoEError: there are none.
 
     """
-    if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
+    empty = skeleton(opened, trust_remote_code=trust_remote_code)
+    if not find_sites(empty):
         raise NotMoEError(
             f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
             "moeprobe inspects Mixture-of-Experts checkpoints."
         )
+    return empty
 
 
 def measure(
@@ -142,6 +176,7 @@ def measure(
     bars: Progress,
     sinks: Sequence[Sink] = (),
     flush: Callable[[], None] = lambda: None,
+    store: RecordStore | None = None,
 ) -> Measured:
     """Record every batch and summarise it, router by router.
 
@@ -150,7 +185,9 @@ def measure(
         batches: what it reads.
         seed: drives the noise and the shuffles of the statistics.
         bars: progress.
-        sinks: who else gets every record, ``flush`` being called after every batch.
+        sinks: who else gets every record, ``flush`` being called after every batch. From a streamed model they come
+            layer by layer, and ``flush`` is not called.
+        store: keeps all records, batch by batch in either case.
 
     """
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
@@ -161,7 +198,13 @@ def measure(
             take(record)
 
     live = opened.live
-    recording = run_probe(live, bars.over(batches.batches, "probing"), sink, flush)
+    experts: dict[str, ExpertWeights] = {}
+    if opened.stream is not None:
+        assert opened.budget is not None
+        recording, experts = stream_probe(opened.stream, opened.budget, batches, sink, bars.reading, store)
+    else:
+        sinks = [*sinks, store.update] if store else sinks
+        recording = run_probe(live, bars.over(batches.batches, "probing"), sink, store.flush if store else flush)
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in _gates(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
@@ -169,7 +212,7 @@ def measure(
         RouterEvidence(
             router=gate.router,
             weights=gate_weights(gate, opened.vocabulary),
-            experts=expert_weights(sites[gate.router.path], gate),
+            experts=experts.get(gate.router.path) or expert_weights(sites[gate.router.path], gate),
             activations=collector.activations(gate.router.path) if recording.failure is None else None,
         )
         for gate in gates

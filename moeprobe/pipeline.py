@@ -1,11 +1,12 @@
 """The story on one screen: open -> find -> record -> summarise -> judge -> Result."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moeprobe.checkpoint.memory import parse_size
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.errors import CheckpointError
@@ -15,7 +16,7 @@ from moeprobe.experiments.run import run_experiments
 from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse_other_probe
 from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Result, Unchecked, load_baseline
-from moeprobe.measure import measure, not_read, open_model
+from moeprobe.measure import Opened, measure, not_read, open_model
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
@@ -42,6 +43,9 @@ def analyze(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     save_records: str | Path | None = None,
+    stream: bool | None = None,
+    memory: str | None = None,
+    announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
     command: str = "",
 ) -> Result:
@@ -59,6 +63,9 @@ def analyze(
         revision: branch, tag or commit of a hub checkpoint.
         dtype, device_map: as in transformers.
         trust_remote_code: run the model code that comes with the checkpoint. Dangerous.
+        stream: read the layers from the disk one at a time; None does so where the weights exceed the memory.
+        memory: how much may be used, such as "8GB", instead of what is free.
+        announce: called with a sentence where the model is streamed.
         save_records: folder for the raw triples (safetensors), one file a batch.
         progress: show progress bars on stderr.
         command: the command line to print in the report.
@@ -85,6 +92,7 @@ def analyze(
         if before is not None:
             refuse_other_measurement(before, model_type, recipe)
 
+    limit = None if memory is None else parse_size(memory)
     documents = load_documents(recipe.probe.texts)
     bars = Progress(progress)
 
@@ -97,6 +105,9 @@ def analyze(
         trust_remote_code=trust_remote_code,
         progress=progress,
         suits=suits,
+        stream=stream,
+        memory=limit,
+        announce=announce,
     )
     batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
     read = batches.facts(recipe.probe.texts)
@@ -105,11 +116,10 @@ def analyze(
 
     gradient = GradientTest()
     store = RecordStore(Path(save_records)) if save_records else None
-    sinks = [gradient.update, *([store.update] if store else [])]
-    measured = measure(opened, batches, recipe.seed, bars, sinks, store.flush if store else lambda: None)
+    measured = measure(opened, batches, recipe.seed, bars, [gradient.update], store=store)
 
     experiments = Experiments()
-    if measured.ran:
+    if measured.ran and opened.stream is None:
         recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
         with bars.counting("loss tests") as tick:
             experiments = run_experiments(opened.live, recording.sites, recording.routers, batches, seen, recipe, tick)
@@ -133,19 +143,20 @@ def analyze(
         evidence=evidence,
         checks=judgement.checks,
         findings=judgement.findings,
-        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)],
+        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened)],
         recipe=recipe.model_dump(),
         limits=bars_used,
-        environment=describe_environment(opened.live, command, when, time.time() - started),
+        environment=describe_environment(opened.live, command, when, time.time() - started, opened.streamed),
         baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
     )
 
 
-def _left_out(recipe: Recipe, model: "PreTrainedModel") -> list[Unchecked]:
+def _left_out(recipe: Recipe, opened: Opened) -> list[Unchecked]:
     """The loss tests that were not run, and why."""
-    left_out = f"the recipe {recipe.name} leaves it out"
+    model, left_out = opened.live, f"the recipe {recipe.name} leaves it out"
+    streamed = None if opened.stream is None else "the weights were streamed; every trial would read them all again"
     tests = (
-        ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model)),
-        ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model)),
+        ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model) or streamed),
+        ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model) or streamed),
     )
     return [Unchecked(what=what, why=why or left_out) for what, wanted, why in tests if why or not wanted]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
@@ -36,8 +36,14 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
     )
 
 
-def describe_environment(model: "PreTrainedModel", command: str, started: datetime, seconds: float) -> Environment:
-    """Versions, device, the experts implementation that ran, and the command."""
+def describe_environment(
+    model: "PreTrainedModel",
+    command: str,
+    started: datetime,
+    seconds: float,
+    streamed: Literal["layer", "expert"] | None = None,
+) -> Environment:
+    """Versions, device, the experts implementation that ran, what was in memory at a time, and the command."""
     return Environment(
         moeprobe=moeprobe.__version__,
         python=platform.python_version(),
@@ -46,6 +52,7 @@ def describe_environment(model: "PreTrainedModel", command: str, started: dateti
         platform=f"{platform.system()} {platform.machine()}",
         device=str(model.device),
         experts_implementation=getattr(model.config, "_experts_implementation", None),
+        streamed=streamed,
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 1),

@@ -7,6 +7,7 @@ out with one entry in their first dimension.
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -85,8 +86,8 @@ class SingleExperts:
             else:
                 raise StreamError(f"{part.name} {list(shape)} cannot be split into {count} experts.")
         made_of = [{target: len(found) for target, found in sources.items()} for sources in self._sources]
-        for expert, found in enumerate(made_of):
-            if found != made_of[0]:
+        for expert, counts in enumerate(made_of):
+            if counts != made_of[0]:
                 raise IncompleteError(
                     f"Expert {expert} of {path} lacks tensors that others have, or has more; get the checkpoint again."
                 )
@@ -115,10 +116,23 @@ class SingleExperts:
         for source in sources:
             read = partial(self._get, source, buffers)
             converter.add_tensor(target, source.part.name, source.part.pattern, read)
-        made = converter.convert(
-            target, model=self._model, config=self._model.config, hf_quantizer=self._config.hf_quantizer
-        )
+        with self._one_entry():
+            made = converter.convert(
+                target, model=self._model, config=self._model.config, hf_quantizer=self._config.hf_quantizer
+            )
         return {name.rpartition(".")[2]: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+    @contextmanager
+    def _one_entry(self) -> Iterator[None]:
+        """The module as if it had one expert: some converters look at the shape that they have to come to."""
+        parameters = dict(self._module._parameters)
+        try:
+            for name, tensor in parameters.items():
+                if tensor is not None:
+                    self._module._parameters[name] = torch.nn.Parameter(tensor[:1], requires_grad=False)
+            yield
+        finally:
+            self._module._parameters.update(parameters)
 
     def _get(self, source: _Source, buffers: Iterator["_Buffer"]) -> Tensor:
         stored = self._store[source.part.name]

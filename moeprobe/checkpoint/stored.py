@@ -106,7 +106,7 @@ class Store:
         return memory.view(dtype).view(shape)
 
     def _fill(self, file: Path, memory: Tensor, start: int) -> None:
-        view = memoryview(memory.numpy())
+        view = memoryview(memory.numpy().data)
         try:
             with file.open("rb", buffering=0) as stream:
                 stream.seek(start)

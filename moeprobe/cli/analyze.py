@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options
+from moeprobe.cli.options import analysis_options, loading_options, streaming_options
 
 if TYPE_CHECKING:
     from moeprobe.settings import Settings
@@ -19,6 +19,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @click.option("--save-records", is_flag=True, help="Also keep the raw triples (safetensors).")
 @analysis_options
 @loading_options
+@streaming_options
 def command(model: str, output: str | None, **options: Any) -> None:
     """Measure the routing of MODEL (a folder or a hub id) and write a report.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeprobe.cli.options import analysis_options, loading_options, output_options
+from moeprobe.cli.options import analysis_options, loading_options, output_options, streaming_options
 
 if TYPE_CHECKING:
     from moeprobe.recipe import FailOn
@@ -18,6 +18,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @output_options
 @analysis_options
 @loading_options
+@streaming_options
 def command(
     model: str, fail_on: "FailOn | None", output_format: tuple[str, ...], output: tuple[str, ...], **options: Any
 ) -> int:

@@ -54,6 +54,7 @@ def measure(
         recipe=settings.recipe,
         baseline=settings.baseline,
         save_records=save_records,
+        announce=(lambda _: None) if quiet else partial(click.echo, err=True),
         progress=not quiet and sys.stderr.isatty(),
         command=shlex.join(["moeprobe", *sys.argv[1:]]),
         **options,

@@ -54,7 +54,10 @@ class Setting(Plain):
 
 
 class Environment(Plain):
-    """What ran: versions, device, command and the moment (UTC, ISO 8601)."""
+    """What ran: versions, device, command and the moment (UTC, ISO 8601).
+
+    ``streamed`` is what was in memory at a time, None where the whole model was.
+    """
 
     moeprobe: str
     python: str
@@ -63,6 +66,7 @@ class Environment(Plain):
     platform: str
     device: str
     experts_implementation: str | None
+    streamed: Literal["layer", "expert"] | None = None
     command: str
     started: str
     seconds: float

@@ -15,7 +15,7 @@ from typing import Any
 class Stop:
     """Where a call waits. Those that come first are served first: smaller ``order``, then smaller ``name``."""
 
-    order: tuple[int, int]
+    order: tuple[int, ...]
     name: str
 
 

@@ -15,14 +15,13 @@ class Replay:
     """Keeps records on the disk until all layers have run; use it as a context manager.
 
     Args:
-        store: gets them in the end, in the order of an ordinary run; what it does not keep is not kept here either.
-        folder: in which the records wait, in a folder of their own.
+        store: gets them in the end, in the order of an ordinary run; until then they wait beside what it writes.
 
     """
 
-    def __init__(self, store: RecordStore, folder: Path) -> None:
+    def __init__(self, store: RecordStore) -> None:
         self._store = store
-        self._waiting = TemporaryDirectory(prefix=".waiting-", dir=folder)
+        self._waiting = TemporaryDirectory(prefix=".waiting-", dir=store.folder)
         self._gates: dict[str, Gate] = {}
         self._seen: dict[int, list[str]] = {}
 

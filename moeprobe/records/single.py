@@ -1,77 +1,89 @@
 """One expert at a time: the experts' computation, cut so that one expert's weights suffice.
 
-What an expert does is left to transformers: each is run as an experts module that has only this one, by the same
-implementation as in memory. Only the sorting of rows to experts and the sum over experts are done here, in the order
-in which that implementation does them, so that the result is the same bit for bit.
+What an expert does is left to transformers. Its loop over experts (``eager``) runs as it is, over weights that are
+brought when it asks for them. For ``grouped_mm``, each expert is run as an experts module that has only this one;
+only the sorting of rows to experts and the sum over experts are done here, as that implementation does them. In both
+cases the result is the same as in memory, bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moeprobe.errors import StreamError
+
 IMPLEMENTATION = "moeprobe-streamed"
-"""The name under which transformers finds ``Dispatcher.forward``."""
-ARITHMETICS = ("grouped_mm", "eager")
-"""Implementations of transformers that can be repeated expert by expert."""
+"""The name under which transformers finds what stands in for an implementation of its own."""
+GROUPED, EAGER = "grouped_mm", "eager"
+Dispatch = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 class Work:
     """The call of one experts module with one batch; it is filled expert by expert, and then finished."""
 
-    def __init__(self, module: nn.Module, arithmetic: str, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
-        self._module, self._arithmetic = module, arithmetic
-        self._hidden, self._chosen, self._weights = hidden, chosen, weights
+    def __init__(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
+        self._module, self._hidden, self._chosen, self._weights = module, hidden, chosen, weights
         count = int(module.num_experts)  # type: ignore[arg-type]
-        if arithmetic == "eager":
-            # Slot by slot, as one_hot and where put them in the experts' own loop.
-            flat = chosen.t().reshape(-1)
-            order = torch.sort(flat, stable=True).indices
-            self._rows, self._slots = order % chosen.shape[0], order // chosen.shape[0]
-            ids = flat[order]
-            self._sum = torch.zeros_like(hidden)
-        else:
-            ids, self._order = torch.sort(chosen.reshape(-1))
-            self._rows = self._order // chosen.shape[1]
-            self._sum = hidden.new_zeros(ids.numel(), hidden.shape[1])
+        ids, self._order = torch.sort(chosen.reshape(-1))
         edges = torch.searchsorted(ids, torch.arange(count + 1, device=ids.device)).tolist()
         self._places = [slice(start, stop) for start, stop in pairwise(edges)]
+        self._given = hidden.new_zeros(ids.numel(), hidden.shape[1])
 
-    def add(self, expert: int, alone: nn.Module) -> None:
-        """Take in what ``alone``, an experts module with this one expert, does to its rows."""
+    def add(self, expert: int, tensors: dict[str, Tensor]) -> None:
+        """Take in what an expert of these tensors, each [1, ...], does to its rows."""
         place = self._places[expert]
-        rows = self._rows[place]
-        if not rows.numel():
-            return
-        given, first = self._hidden[rows], torch.zeros_like(rows)[:, None]
-        if self._arithmetic == "eager":
-            weights = self._weights[rows, self._slots[place], None]
-            self._sum.index_add_(0, rows, alone.forward(given, first, weights))
-        else:
+        rows = self._order[place] // self._chosen.shape[1]
+        if rows.numel():
+            alone: Any = _view(self._module, GROUPED, tensors)
+            alone.num_experts = 1
+            first = torch.zeros_like(rows)[:, None]
             ones = torch.ones(rows.numel(), 1, dtype=self._weights.dtype, device=rows.device)
-            self._sum[place] = alone.forward(given, first, ones)
+            self._given[place] = alone.forward(self._hidden[rows], first, ones)
 
     def finish(self) -> Tensor:
-        """The output of the whole module."""
-        if self._arithmetic == "eager":
-            return self._sum
+        """The output of the whole module, [tokens, hidden]."""
         tokens, slots = self._chosen.shape
-        weighted = self._sum * self._weights.reshape(-1)[self._order].unsqueeze(-1)
+        weighted = self._given * self._weights.reshape(-1)[self._order].unsqueeze(-1)
         back = torch.empty_like(self._order)
         back[self._order] = torch.arange(self._order.numel(), device=back.device)
-        total = weighted[back].view(tokens, slots, -1).sum(dim=1)
-        return total.to(self._hidden.dtype)
+        return weighted[back].view(tokens, slots, -1).sum(dim=1).to(self._hidden.dtype)
 
 
-def alone(module: nn.Module, arithmetic: str, tensors: dict[str, Tensor]) -> nn.Module:
-    """``module`` as it would be with one expert, whose tensors [1, ...] are given; the module itself stays as it is."""
+def run_eager(
+    module: nn.Module, bring: Callable[[int], dict[str, Tensor]], hidden: Tensor, chosen: Tensor, weights: Tensor
+) -> Tensor:
+    """The module's own loop over experts; ``bring`` gives the tensors of one expert, each [1, ...]."""
+    lazy: dict[str, Any] = {name: _Lazy(name, bring) for name in module._parameters}
+    alone = _view(module, EAGER, lazy)
+    result: Tensor = alone.forward(hidden, chosen, weights)
+    return result
+
+
+class _Lazy:
+    """Stands in for the stacked weights of all experts, of which one can be had at a time."""
+
+    def __init__(self, name: str, bring: Callable[[int], dict[str, Tensor]]) -> None:
+        self._name, self._bring = name, bring
+
+    def __getitem__(self, expert: Any) -> Tensor:
+        return self._bring(int(expert))[self._name][0]
+
+    def __getattr__(self, name: str) -> Any:
+        raise StreamError(
+            f"The experts' weights {self._name} are used all at once ({name}), so they cannot be read one by one; "
+            "give more --memory."
+        )
+
+
+def _view(module: nn.Module, arithmetic: str, tensors: dict[str, Any]) -> nn.Module:
+    """``module`` with other weights and another implementation; the module itself stays as it is."""
     view: Any = module.__new__(type(module))
     view.__dict__ = dict(module.__dict__)
-    view._parameters = {**module._parameters, **{name: tensors.get(name) for name in module._parameters}}
-    view._buffers = {**module._buffers, **{name: tensors[name] for name in module._buffers if name in tensors}}
-    view.num_experts = 1
+    view._parameters = {name: tensors.get(name) for name in module._parameters}
     view.config = _Config(module.config, arithmetic)
     one: nn.Module = view
     return one
@@ -87,19 +99,32 @@ class _Config:
         return getattr(self._config, name)
 
 
-Dispatch = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+def arithmetic_of(module: nn.Module) -> str:
+    """The implementation by which transformers would compute these experts.
+
+    Raises:
+        StreamError: it needs all experts at once.
+
+    """
+    found = str(getattr(module.config, "_experts_implementation", None) or EAGER)
+    if found not in (GROUPED, EAGER):
+        raise StreamError(f"The experts implementation {found} needs all experts at once; give more --memory.")
+    return found
 
 
-def install(dispatch: Dispatch, model: Any) -> Callable[[], None]:
-    """Let ``dispatch`` compute all experts of ``model``; returns what undoes it."""
+@contextmanager
+def installed(modules: list[nn.Module], dispatch: Dispatch) -> Iterator[None]:
+    """Within this block ``dispatch`` computes these experts."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    before = model.config._experts_implementation
+    configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+    before = {key: config._experts_implementation for key, config in configs.items()}
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, dispatch)
-    model.set_experts_implementation(IMPLEMENTATION)
-
-    def undo() -> None:
-        model.set_experts_implementation(before)
+    try:
+        for config in configs.values():
+            config._experts_implementation = IMPLEMENTATION
+        yield
+    finally:
+        for key, config in configs.items():
+            config._experts_implementation = before[key]
         ALL_EXPERTS_FUNCTIONS._global_mapping.pop(IMPLEMENTATION, None)
-
-    return undo

@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batch
+from moeprobe.records.expert_pass import ExpertPass
 from moeprobe.records.lockstep import Ended, Lockstep, Stop
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording
 from moeprobe.records.run import MODEL_ERRORS, failure, forward, input_device
-from moeprobe.records.single import Work, alone, install
-from moeprobe.routers.experts import stacked_names
+from moeprobe.records.single import EAGER, GROUPED, Work, arithmetic_of, installed, run_eager
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.layout import layer_of_path
 from moeprobe.routers.still import read_still
-from moeprobe.routers.tensors import own_tensors
-from moeprobe.routers.weights import ExpertFacts, expert_weights
+from moeprobe.routers.weights import expert_weights
 
 _EXPERTS, _ENTRY = 0, 1
 """Within a layer, experts come before the entry of the same layer is passed again."""
@@ -61,8 +60,8 @@ class StreamedProbe:
         stream: the model, of which no layer is in memory.
         batches: the probe's token batches.
         sink: gets every record and the number of its batch, layer by layer.
-        fits: called with the first batch before the first layer; it may refuse the rest.
-        done: called with the layer that is finished, and how many there are.
+        fits: called with the bytes that the first batch holds before the first layer; it may refuse all others.
+        done: called with the layer that is finished.
 
     """
 
@@ -71,19 +70,20 @@ class StreamedProbe:
         stream: LayerStream,
         batches: Sequence[Batch],
         sink: Callable[[int, Record], None],
-        fits: Callable[[Batch, Entry], None] = lambda *_: None,
-        done: Callable[[int, int], None] = lambda *_: None,
+        fits: Callable[[int], None] = lambda _: None,
+        done: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._stream, self._batches, self._sink = stream, batches, sink
         self._fits, self._done = fits, done
         self._layers = stream.layout.layers
         self._inside: int | None = None
         self._finished: set[int] = set()
-        self._arithmetic = str(getattr(stream.model.config, "_experts_implementation", None))
+        self._modules = list(stream.experts)
+        self._arithmetic = {path: arithmetic_of(stream.model.get_submodule(path)) for path in self._modules}
+        self._passes: dict[str, ExpertPass] = {}
         self._paths = {module: path for path, module in stream.model.named_modules()}
         recording = Recording(stream.model, self._take, keep_inputs=True)
         self._result = Streamed(recording)
-        self._facts: dict[str, ExpertWeights] = {}
         self._batch_of = _Batch()
         calls = [partial(self._forward, number) for number in range(len(batches))]
         self._lockstep = Lockstep(calls)
@@ -101,8 +101,9 @@ class StreamedProbe:
         with torch.no_grad(), ExitStack() as undo:
             undo.enter_context(recording)
             undo.enter_context(self._gates())
-            if self._stream.by_expert:
-                undo.callback(install(self._dispatch, self._stream.model))
+            undo.enter_context(
+                installed([self._stream.model.get_submodule(one) for one in self._modules], self._dispatch)
+            )
             try:
                 self._lockstep.run(self._serve)
             except MODEL_ERRORS as error:
@@ -111,7 +112,6 @@ class StreamedProbe:
             for index in range(len(self._layers)):
                 if index not in self._finished:
                     self._enter(index)
-                    self._unreached(index)
                     self._leave()
         return self._result
 
@@ -146,29 +146,49 @@ class StreamedProbe:
 
     def _waits(self, index: int, path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._lockstep.stop(Stop((index, _ENTRY), path), Entry(args, kwargs))
+            if index == self._batch_of.number == 0:
+                self._fits(_size((args, kwargs)))
+            self._lockstep.stop(Stop((index, _ENTRY, 0), path), Entry(args, kwargs))
 
         return hook
 
     def _dispatch(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Stands in for transformers' implementation of the experts."""
         path = self._paths[module]
-        work = Work(module, self._arithmetic, hidden, chosen, weights)
-        self._lockstep.stop(Stop((self._layers.index(layer_of_path(self._stream.layout, path)), _EXPERTS), path), work)
+        order = (self._layers.index(layer_of_path(self._stream.layout, path)), _EXPERTS, self._modules.index(path))
+
+        def bring(expert: int) -> dict[str, Tensor]:
+            if self._pass_at(path).position != expert:
+                self._lockstep.stop(Stop((*order, expert), path))
+            return self._pass_at(path).bring(expert)
+
+        if self._arithmetic[path] == EAGER:
+            return run_eager(module, bring, hidden, chosen, weights)
+        work = Work(module, hidden, chosen, weights)
+        self._lockstep.stop(Stop((*order, 0), path), work)
         return work.finish()
 
     def _serve(self, stop: Stop, waiting: list[Any]) -> None:
         """Bring what the batches that wait at ``stop`` need."""
-        index, kind = stop.order
-        if kind == _EXPERTS:
-            self._pass_experts(stop.name, waiting)
-            return
-        if self._inside is None and not self._finished:
-            for batch, entry in zip(self._batches, waiting, strict=False):
-                self._fits(batch, entry)
-        if self._inside != index:
-            self._leave()
-            self._enter(index)
+        index, kind, *_ = stop.order
+        if kind == _ENTRY:
+            if self._inside != index:
+                self._leave()
+                self._enter(index)
+        elif self._arithmetic[stop.name] == GROUPED:
+            experts = self._pass_at(stop.name)
+            for expert in range(self._stream.experts[stop.name].count):
+                tensors = experts.bring(expert)
+                for work in waiting:
+                    work.add(expert, tensors)
+
+    def _pass_at(self, path: str) -> ExpertPass:
+        """The pass over these experts that is under way."""
+        if path not in self._passes:
+            module = self._stream.model.get_submodule(path)
+            site = next(one for one in self._result.recording.sites if one.experts is module)
+            self._passes[path] = ExpertPass(self._stream.experts[path], site)
+        return self._passes[path]
 
     def _enter(self, index: int) -> None:
         self._stream.enter(self._layers[index])
@@ -183,14 +203,17 @@ class StreamedProbe:
         index, self._inside = self._inside, None
         layer = self._layers[index]
         for site in self._sites(layer):
+            gate = self._gate(site)
             if site.experts is not None and (path := self._paths[site.experts]) in self._stream.experts:
-                if path in self._facts:
-                    self._result.experts[site.path] = self._facts[path]
-            elif (gate := self._gate(site)) is not None:
-                self._result.experts[site.path] = expert_weights(site, gate)
+                found = self._pass_at(path).finish(gate)
+            else:
+                found = None if gate is None else expert_weights(site, gate)
+            if found is not None:
+                self._result.experts[site.path] = found
+        self._passes.clear()
         self._stream.leave(layer)
         self._finished.add(index)
-        self._done(index, len(self._layers))
+        self._done(index)
 
     def _sites(self, layer: str) -> list[Site]:
         return [site for site in self._result.recording.sites if site.path.startswith(f"{layer}.")]
@@ -203,31 +226,14 @@ class StreamedProbe:
             return read_still(site, self._stream.model.config, "")
         return None
 
-    def _unreached(self, index: int) -> None:
-        """Look at the experts that no batch asked for."""
-        for site in self._sites(self._layers[index]):
-            if site.experts is not None and (path := self._paths[site.experts]) in self._stream.experts:
-                self._pass_experts(path, [])
 
-    def _pass_experts(self, path: str, works: Sequence[Work]) -> None:
-        """All experts of a module, one at a time, for all batches."""
-        experts, module = self._stream.experts[path], self._stream.model.get_submodule(path)
-        site = next(one for one in self._result.recording.sites if one.experts is module)
-        facts, reason = None, ""
-        try:
-            names = stacked_names(site, experts.count)
-            facts = ExpertFacts(experts.count, _matrix(site, experts.count), lasting=False)
-        except ValueError as error:
-            reason = str(error)
-        for expert in range(experts.count):
-            experts.expect(expert + 1)
-            tensors = experts.read(expert)
-            if facts is not None:
-                facts.add(expert, {name: tensors[name][0] for name in names})
-            one = alone(module, self._arithmetic, tensors)
-            for work in works:
-                work.add(expert, one)
-        self._facts[path] = ExpertWeights(reason=reason) if facts is None else facts.value(partial(_equal, experts))
+def _size(values: Any) -> int:
+    """Bytes of all tensors in nested containers."""
+    if isinstance(values, Tensor):
+        return values.nbytes
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    return sum(map(_size, values)) if isinstance(values, tuple | list) else 0
 
 
 class _Finished(Ended):
@@ -242,15 +248,3 @@ class _Batch(threading.local):
     """Which batch runs in this thread."""
 
     number = 0
-
-
-def _equal(experts: Any, first: int, second: int) -> bool:
-    """Whether two experts are equal bit for bit; they are read once more."""
-    kept = {name: tensor.clone() for name, tensor in experts.read(first).items()}
-    return all(torch.equal(kept[name], tensor) for name, tensor in experts.read(second).items())
-
-
-def _matrix(site: Site, count: int) -> Tensor | None:
-    """The gate's matrix, before the router has run."""
-    tensors = (tensor for _, tensor in own_tensors(site.router) if tensor.is_floating_point() and tensor.ndim == 2)
-    return next((tensor for tensor in tensors if tensor.shape[0] >= count), None)
