@@ -57,3 +57,9 @@ def return_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
+
+
+def trim_heap() -> None:
+    """Make glibc give back what many freed smaller blocks left in its heap."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -51,6 +51,7 @@ class SingleExperts:
         store: reads them.
         converters: transformers' converters by source pattern.
         load_config: transformers' settings for loading.
+        buffers: memory to read into, shared by the experts of all layers.
 
     Raises:
         StreamError: the stored tensors cannot be told apart by expert.
@@ -67,13 +68,14 @@ class SingleExperts:
         store: Store,
         converters: dict[str, Any],
         load_config: Any,
+        buffers: list[Tensor],
     ) -> None:
         self.path, self.count = path, count
         self.bytes = store.size(part.name for part in parts)
         """Bytes of all experts in the files."""
         self._model, self._module = model, model.get_submodule(path)
         self._store, self._converters, self._config = store, converters, load_config
-        self._buffers: list[Tensor] = []
+        self._buffers = buffers
         self._sources: list[dict[str, list[_Source]]] = [defaultdict(list) for _ in range(count)]
         for part in sorted(parts, key=lambda one: _natural(one.name)):
             shape = store.shape(part.name)

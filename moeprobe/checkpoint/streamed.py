@@ -20,6 +20,7 @@ from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import Loaded, load_options
+from moeprobe.checkpoint.memory import trim_heap
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.single import Part, SingleExperts
@@ -138,6 +139,7 @@ class LayerStream:
         for slot in self._slots[layer]:
             if not slot.kept:
                 slot.holder[slot.name] = slot.empty
+        trim_heap()
 
     def expect(self, layer: str) -> None:
         """Tell the system that this layer will be read soon."""
@@ -188,10 +190,10 @@ class LayerStream:
                 shape = torch.Size(self.store.shape(name))
                 if shape != empty[target].shape:
                     self._misshapen.add((target, shape, empty[target].shape))
+        rules, buffers = rename.converters, list[Tensor]()
         for path, count in single.items():
-            self.experts[path] = SingleExperts(
-                model, path, count, parts[path], self.store, rename.converters, load_config
-            )
+            made_of = parts[path]
+            self.experts[path] = SingleExperts(model, path, count, made_of, self.store, rules, load_config, buffers)
         # Before anything is placed: these are the tensors that stand for a layer on the disk.
         lost = set(inside) - given
         self._slots = {layer: list(self._empty_slots(model, layer, lost)) for layer in self.layout.layers}
