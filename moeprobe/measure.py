@@ -12,19 +12,17 @@ from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_model
-from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
-from moeprobe.records.budget import Budget
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
 from moeprobe.records.run import run_probe
 from moeprobe.records.store import RecordStore
-from moeprobe.records.streaming import plan, stream_probe
+from moeprobe.records.streaming import Layers, open_stream, stream_probe
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
@@ -40,16 +38,15 @@ if TYPE_CHECKING:
 class Opened:
     """A model ready to run.
 
-    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights. ``stream`` is
-    set where the layers are on the disk, with the ``budget`` that it must keep to.
+    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights. ``layers`` is
+    set where they are on the disk.
     """
 
     checkpoint: Checkpoint | None
     live: "PreTrainedModel"
     reader: "PreTrainedTokenizerBase"
     unloaded: list[Unchecked]
-    stream: LayerStream | None = None
-    budget: Budget | None = None
+    layers: Layers | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -64,9 +61,9 @@ class Opened:
     @property
     def streamed(self) -> Literal["layer", "expert"] | None:
         """What was in memory at a time; None where the whole model is."""
-        if self.stream is None:
+        if self.layers is None:
             return None
-        return "expert" if self.stream.by_expert else "layer"
+        return "expert" if self.layers.stream.by_expert else "layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +133,31 @@ def open_model(
         if tokenizer is None or isinstance(tokenizer, str)
         else tokenizer
     )
-    layers, needs = None, None
+    layers = None
     if stream or (stream is None and device_map in (None, "cpu")):
-        layers, needs = plan(checkpoint, empty.pop(), dtype, device_map, memory, forced=bool(stream), announce=announce)
-    if layers is not None:
-        loaded = layers.open(dtype, device_map, trust_remote_code)
-    else:
-        loaded = load_model(
+        layers = open_stream(
+            checkpoint,
+            empty.pop(),
+            dtype,
+            device_map,
+            memory,
+            trust_remote_code=trust_remote_code,
+            forced=bool(stream),
+            announce=announce,
+        )
+    loaded = (
+        load_model(
             checkpoint, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, progress=progress
         )
+        if layers is None
+        else layers.loaded
+    )
     unloaded = [
         Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
         for name in loaded.missing
     ]
     unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
-    return Opened(checkpoint, loaded.model, reader, unloaded, layers, needs)
+    return Opened(checkpoint, loaded.model, reader, unloaded, layers)
 
 
 def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> "PreTrainedModel":
@@ -199,9 +206,8 @@ def measure(
 
     live = opened.live
     experts: dict[str, ExpertWeights] = {}
-    if opened.stream is not None:
-        assert opened.budget is not None
-        recording, experts = stream_probe(opened.stream, opened.budget, batches, sink, bars.reading, store)
+    if opened.layers is not None:
+        recording, experts = stream_probe(opened.layers, batches, sink, bars.reading, store)
     else:
         sinks = [*sinks, store.update] if store else sinks
         recording = run_probe(live, bars.over(batches.batches, "probing"), sink, store.flush if store else flush)

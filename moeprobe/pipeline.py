@@ -119,7 +119,7 @@ def analyze(
     measured = measure(opened, batches, recipe.seed, bars, [gradient.update], store=store)
 
     experiments = Experiments()
-    if measured.ran and opened.stream is None:
+    if measured.ran and opened.layers is None:
         recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
         with bars.counting("loss tests") as tick:
             experiments = run_experiments(opened.live, recording.sites, recording.routers, batches, seen, recipe, tick)
@@ -143,7 +143,7 @@ def analyze(
         evidence=evidence,
         checks=judgement.checks,
         findings=judgement.findings,
-        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened)],
+        not_checked=[*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened, measured.ran)],
         recipe=recipe.model_dump(),
         limits=bars_used,
         environment=describe_environment(opened.live, command, when, time.time() - started, opened.streamed),
@@ -151,10 +151,12 @@ def analyze(
     )
 
 
-def _left_out(recipe: Recipe, opened: Opened) -> list[Unchecked]:
+def _left_out(recipe: Recipe, opened: Opened, ran: bool) -> list[Unchecked]:
     """The loss tests that were not run, and why."""
     model, left_out = opened.live, f"the recipe {recipe.name} leaves it out"
-    streamed = None if opened.stream is None else "the weights were streamed; every trial would read them all again"
+    streamed = (
+        None if opened.layers is None or not ran else "the weights were streamed; every trial would read them all again"
+    )
     tests = (
         ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model) or streamed),
         ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model) or streamed),

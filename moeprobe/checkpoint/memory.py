@@ -11,7 +11,12 @@ from moeprobe.errors import OptionError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", re.IGNORECASE)
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Files of both versions of Linux' control groups, and the entry for pages of files that make room when asked."""
+_CONTROL = Path("/sys/fs/cgroup")
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _OWN_MAPPING = 4 * 2**20
 
@@ -40,12 +45,11 @@ def format_size(size: float) -> str:
 def free_memory() -> int:
     """Bytes that this process can still take: what the system has, or what its control group leaves it."""
     free = int(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):
-        limit = int((_CONTROL_GROUP / "memory.max").read_text())
-        used = int((_CONTROL_GROUP / "memory.current").read_text())
-        # The page cache counts as used, but makes room when it is needed.
-        table = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(table.get("inactive_file", 0)))
+    for limit, used, details, reclaimable in _CONTROL_GROUPS:
+        with suppress(OSError, ValueError):
+            table = dict(line.split() for line in (_CONTROL / details).read_text().splitlines())
+            taken = int((_CONTROL / used).read_text()) - int(table.get(reclaimable, 0))
+            free = min(free, int((_CONTROL / limit).read_text()) - taken)
     return max(free, 0)
 
 

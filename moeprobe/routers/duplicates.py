@@ -56,7 +56,10 @@ class Gram:
         for sampled in self._samples.values():
             rows = max(1, _AT_ONCE // (count * sampled[0].shape[1]))
             for start in range(0, sampled[0].shape[0], rows):
-                part = torch.stack([one[start : start + rows].reshape(-1).float() for one in sampled])
+                blocks = [one[start : start + rows].reshape(-1) for one in sampled]
+                part = torch.empty(count, blocks[0].numel(), device=gram.device)
+                for row, block in zip(part, blocks, strict=True):
+                    row.copy_(block)
                 gram += (part @ part.T).double().to(gram.device)
         return gram
 
