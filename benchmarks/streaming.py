@@ -179,13 +179,13 @@ def accelerated(folder: Path, batches: int) -> float:
 
 def streamed(folder: Path, batches: int, by_expert: bool) -> float:
     """Layer by layer; returns when the first batch began."""
-    from moeprobe.checkpoint.memory import return_freed_memory
+    from moeprobe.checkpoint.memory import steady_memory
     from moeprobe.checkpoint.open import open_checkpoint
     from moeprobe.checkpoint.streamed import LayerStream
     from moeprobe.records.stream import StreamedProbe
     from moeprobe.routers.layout import layout_of
 
-    return_freed_memory()
+    steady_memory()
     stream = LayerStream(open_checkpoint(folder), layout_of, by_expert)
     stream.open("auto", None, False)
     ready = time.perf_counter()

@@ -1,6 +1,7 @@
 """Memory: how much there is, how sizes are written, and how freed blocks go back to the system."""
 
 import ctypes
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ _CONTROL_GROUPS = (
 """Files of both versions of Linux' control groups, and the entry for pages of files that make room when asked."""
 _CONTROL = Path("/sys/fs/cgroup")
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_OWN_MAPPING = 4 * 2**20
+_KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_OWN_MAPPING = 2**20
 
 
 def parse_size(text: str) -> int:
@@ -53,12 +55,14 @@ def free_memory() -> int:
     return max(free, 0)
 
 
-def return_freed_memory() -> None:
-    """Make glibc give every freed block of 4 MB and more back at once.
+def steady_memory() -> None:
+    """Keep the process from holding memory that it no longer uses; to be called before the first forward pass.
 
-    Its threshold for blocks with a mapping of their own moves up by itself, after which freed weights stay in a heap
-    that torch's aligned requests do not fit into again: gigabytes, measured. Elsewhere than on glibc nothing is done.
+    glibc's threshold for blocks with a mapping of their own moves up by itself, after which freed weights stay in a
+    heap that torch's aligned requests do not fit into again: gigabytes, measured. And oneDNN keeps the code that it
+    makes for every shape; each expert takes another number of rows, which came to 70 MB a layer.
     """
+    os.environ.setdefault(_KERNELS_KEPT, "64")
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
 

@@ -47,6 +47,7 @@ class ExpertPass:
         while self.position < expert:
             self.position += 1
             self._experts.expect(self.position + 1)
+            self._tensors = {}  # before the next ones are made
             self._tensors = self._experts.read(self.position)
             if self._facts is not None:
                 self._facts.add(self.position, {name: self._tensors[name][0] for name in self._names})

@@ -61,7 +61,8 @@ class StreamedProbe:
         batches: the probe's token batches.
         sink: gets every record and the number of its batch, layer by layer.
         fits: called with the bytes that the first batch holds before the first layer; it may refuse all others.
-        done: called with the layer that is finished.
+        done: called with the layer that is finished, and what the batches carry into the next one, in their order
+            (nothing after the last): with the state of the sink, all that a run is at this point.
 
     """
 
@@ -71,7 +72,7 @@ class StreamedProbe:
         batches: Sequence[Batch],
         sink: Callable[[int, Record], None],
         fits: Callable[[int], None] = lambda _: None,
-        done: Callable[[int], None] = lambda _: None,
+        done: Callable[[int, Sequence[Entry]], None] = lambda *_: None,
     ) -> None:
         self._stream, self._batches, self._sink = stream, batches, sink
         self._fits, self._done = fits, done
@@ -173,14 +174,13 @@ class StreamedProbe:
         index, kind, *_ = stop.order
         if kind == _ENTRY:
             if self._inside != index:
-                self._leave()
+                self._leave(waiting)
                 self._enter(index)
         elif self._arithmetic[stop.name] == GROUPED:
             experts = self._pass_at(stop.name)
             for expert in range(self._stream.experts[stop.name].count):
-                tensors = experts.bring(expert)
                 for work in waiting:
-                    work.add(expert, tensors)
+                    work.add(expert, experts.bring(expert))
 
     def _pass_at(self, path: str) -> ExpertPass:
         """The pass over these experts that is under way."""
@@ -196,8 +196,8 @@ class StreamedProbe:
         if index + 1 < len(self._layers):
             self._stream.expect(self._layers[index + 1])
 
-    def _leave(self) -> None:
-        """Read what the layer's weights say, and free it. Whoever saves the state of a run does it here."""
+    def _leave(self, waiting: Sequence[Entry] = ()) -> None:
+        """Read what the layer's weights say, free it, and say that it is done."""
         if self._inside is None:
             return
         index, self._inside = self._inside, None
@@ -213,7 +213,7 @@ class StreamedProbe:
         self._passes.clear()
         self._stream.leave(layer)
         self._finished.add(index)
-        self._done(index)
+        self._done(index, waiting)
 
     def _sites(self, layer: str) -> list[Site]:
         return [site for site in self._result.recording.sites if site.path.startswith(f"{layer}.")]

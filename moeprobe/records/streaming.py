@@ -1,12 +1,12 @@
 """Streaming: when a model is read layer by layer, and one call that does so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moeprobe.checkpoint.load import Loaded
-from moeprobe.checkpoint.memory import return_freed_memory
+from moeprobe.checkpoint.memory import steady_memory
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.errors import StreamError
@@ -18,7 +18,7 @@ from moeprobe.records.recorder import Recording, Sink
 from moeprobe.records.replay import Replay
 from moeprobe.records.single import arithmetic_of
 from moeprobe.records.store import RecordStore
-from moeprobe.records.stream import StreamedProbe
+from moeprobe.records.stream import Entry, StreamedProbe
 from moeprobe.routers.layout import layout_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def open_stream(
 def _open_within(
     checkpoint: Checkpoint, needs: Budget, dtype: str, device: str | None, trust_remote_code: bool
 ) -> Layers:
-    return_freed_memory()
+    steady_memory()
     by_expert = needs.by_expert()
     try:
         stream = LayerStream(checkpoint, layout_of, by_expert)
@@ -137,7 +137,7 @@ def stream_probe(
     with replay or nullcontext(), reading(stream.bytes_to_read, len(stream.layout.layers)) as tick:
         before = stream.store.bytes_read
 
-        def done(layer: int) -> None:
+        def done(layer: int, _waiting: Sequence[Entry]) -> None:
             tick(layer + 1, stream.store.bytes_read - before)
 
         probe = StreamedProbe(stream, batches.batches, take, fits, done).run()
