@@ -56,6 +56,10 @@ class UnsafeError(CheckpointError):
     """Reading the checkpoint would execute code that came with it."""
 
 
+class StreamError(CheckpointError):
+    """The checkpoint cannot be probed layer by layer: its layers cannot be told apart, or one is too large."""
+
+
 class NotMoEError(CheckpointError):
     """The model has no routers that moeprobe can find."""
 

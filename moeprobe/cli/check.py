@@ -11,6 +11,7 @@ from moeprobe.cli.options import (
     loading_options,
     output_options,
     parallel_option,
+    streaming_options,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @analysis_options
 @baseline_option
 @loading_options
+@streaming_options
 @parallel_option
 def command(
     model: str, fail_on: "FailOn | None", output_format: tuple[str, ...], output: tuple[str, ...], **options: Any
