@@ -13,6 +13,8 @@ from torch import Tensor
 
 _NAN = 0x7F
 """Magnitude of NaN in e4m3fn, the only code that does not move into bfloat16's place unchanged."""
+_IN_PLACE = -0x7810
+"""Mask of 16 bits for sign, exponent and mantissa of an e4m3 code that was moved left by four."""
 _MOVED = 2.0**120
 """Ratio of an e4m3 number to the bfloat16 number whose bits it becomes when it is moved left by four."""
 _LARGE = 2.0**7
@@ -71,18 +73,15 @@ def dequantize(quantized: Tensor, scales: Tensor, block: tuple[int, ...], dtype:
     quick = bool((factors.abs() < _LARGE).all())
     result = torch.empty(rows, columns, dtype=dtype)
     codes = torch.empty(high, columns, dtype=torch.int16)
-    signs = torch.empty_like(codes)
+    magnitudes = torch.empty(high, columns, dtype=torch.int8)
     padded = torch.zeros(high, factors.shape[1] * wide)
     raw = quantized.view(torch.int8)
     for index in range(factors.shape[0]):
         start, count = index * high, min(high, rows - index * high)
-        code, sign, values = codes[:count], signs[:count], padded[:count]
-        code.copy_(raw[start : start + count])
-        sign.copy_(code)
-        code.bitwise_and_(_NAN)
-        if quick and not bool((code == _NAN).any()):
-            sign.bitwise_right_shift_(15).bitwise_left_shift_(15)
-            code.bitwise_left_shift_(4).bitwise_or_(sign)
+        code, values, part = codes[:count], padded[:count], raw[start : start + count]
+        if quick and int(torch.bitwise_and(part, _NAN, out=magnitudes[:count]).max()) < _NAN:
+            code.copy_(part)
+            code.bitwise_left_shift_(4).bitwise_and_(_IN_PLACE)
             values[:, :columns].copy_(code.view(torch.bfloat16))
             factor = factors[index] * _MOVED
         else:

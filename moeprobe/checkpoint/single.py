@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moeprobe.checkpoint.arena import Arena, Reusing
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.stored import Store
 from moeprobe.errors import IncompleteError, StreamError
@@ -51,7 +52,7 @@ class SingleExperts:
         store: reads them.
         converters: transformers' converters by source pattern.
         load_config: transformers' settings for loading.
-        buffers: memory to read into, shared by the experts of all layers.
+        arena: memory for one expert, shared by those of all layers.
 
     Raises:
         StreamError: the stored tensors cannot be told apart by expert.
@@ -68,14 +69,14 @@ class SingleExperts:
         store: Store,
         converters: dict[str, Any],
         load_config: Any,
-        buffers: list[Tensor],
+        arena: Arena,
     ) -> None:
         self.path, self.count = path, count
         self.bytes = store.size(part.name for part in parts)
         """Bytes of all experts in the files."""
         self._model, self._module = model, model.get_submodule(path)
         self._store, self._converters, self._config = store, converters, load_config
-        self._buffers = buffers
+        self._arena = arena
         self._sources: list[dict[str, list[_Source]]] = [defaultdict(list) for _ in range(count)]
         for part in sorted(parts, key=lambda one: _natural(one.name)):
             shape = store.shape(part.name)
@@ -102,21 +103,21 @@ class SingleExperts:
 
     def read(self, expert: int) -> dict[str, Tensor]:
         """Name -> tensor with 1 entry in its first dimension; valid until the next one is read."""
-        buffers = self._reused()
+        self._arena.reset()
         made: dict[str, Tensor] = {}
-        for target, sources in self._sources[expert].items():
-            with even_ragged_fp8():
-                made |= self._make(target, sources, buffers)
+        with even_ragged_fp8(), Reusing(self._arena):
+            for target, sources in self._sources[expert].items():
+                made |= self._make(target, sources)
         wanted = {name: getattr(self._module, name).dtype for name in made}
         return {name: tensor.to(device=self._model.device, dtype=wanted[name]) for name, tensor in made.items()}
 
-    def _make(self, target: str, sources: list[_Source], buffers: Iterator["_Buffer"]) -> dict[str, Tensor]:
+    def _make(self, target: str, sources: list[_Source]) -> dict[str, Tensor]:
         pattern = sources[0].part.pattern
         if pattern is None:
-            return {target.rpartition(".")[2]: self._get(sources[0], buffers)}
+            return {target.rpartition(".")[2]: self._get(sources[0])}
         converter = deepcopy(self._converters[pattern])
         for source in sources:
-            read = partial(self._get, source, buffers)
+            read = partial(self._get, source)
             converter.add_tensor(target, source.part.name, source.part.pattern, read)
         with self._one_entry():
             made = converter.convert(
@@ -136,32 +137,11 @@ class SingleExperts:
         finally:
             self._module._parameters.update(parameters)
 
-    def _get(self, source: _Source, buffers: Iterator["_Buffer"]) -> Tensor:
+    def _get(self, source: _Source) -> Tensor:
         stored = self._store[source.part.name]
-        buffer = next(buffers)
         if source.row is None:
-            return stored.whole(buffer(stored.nbytes))
-        return stored.rows(source.row, 1, buffer(stored.nbytes // self.count))
-
-    def _reused(self) -> Iterator["_Buffer"]:
-        """The memory of the last expert, in the same order: fresh pages for each would cost more than the reading."""
-        position = 0
-        while True:
-            if position == len(self._buffers):
-                self._buffers.append(torch.empty(0, dtype=torch.uint8))
-            yield _Buffer(self._buffers, position)
-            position += 1
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    kept: list[Tensor]
-    position: int
-
-    def __call__(self, size: int) -> Tensor:
-        if self.kept[self.position].numel() < size:
-            self.kept[self.position] = torch.empty(size, dtype=torch.uint8)
-        return self.kept[self.position]
+            return stored.whole(self._arena.take(stored.nbytes))
+        return stored.rows(source.row, 1, self._arena.take(stored.nbytes // self.count))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from moeprobe.checkpoint.arena import Arena
 from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
@@ -190,10 +191,10 @@ class LayerStream:
                 shape = torch.Size(self.store.shape(name))
                 if shape != empty[target].shape:
                     self._misshapen.add((target, shape, empty[target].shape))
-        rules, buffers = rename.converters, list[Tensor]()
+        rules, arena = rename.converters, Arena()
         for path, count in single.items():
             made_of = parts[path]
-            self.experts[path] = SingleExperts(model, path, count, made_of, self.store, rules, load_config, buffers)
+            self.experts[path] = SingleExperts(model, path, count, made_of, self.store, rules, load_config, arena)
         # Before anything is placed: these are the tensors that stand for a layer on the disk.
         lost = set(inside) - given
         self._slots = {layer: list(self._empty_slots(model, layer, lost)) for layer in self.layout.layers}
