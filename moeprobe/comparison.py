@@ -18,7 +18,8 @@ from moeprobe.errors import CheckpointError, ComparisonError, ParallelError
 from moeprobe.findings.drift import Base
 from moeprobe.findings.evidence import Evidence, RouterEvidence
 from moeprobe.findings.result import Model, Result, Unchecked
-from moeprobe.measure import Opened, measure, not_read, open_model
+from moeprobe.measure import measure, not_read
+from moeprobe.opened import Opened, open_model
 from moeprobe.parallel import launch
 from moeprobe.probes.agreement import disagreement
 from moeprobe.probes.batches import Batches, make_batches
@@ -177,7 +178,7 @@ def _record(opened: Opened, recipe: Recipe, folder: Path, bars: Progress) -> Sid
     """Run the base and leave its records in ``folder``."""
     batches = make_batches(load_documents(recipe.probe.texts), opened.reader, recipe.probe, opened.vocabulary)
     store = RecordStore(folder)
-    measured = measure(opened, batches, recipe.seed, bars, [store.update], store.flush)
+    measured = measure(opened, batches, recipe.seed, bars, store=store)
     if not measured.ran:
         raise CheckpointError(f"The base cannot be compared with: {measured.recording.failure}.")
     if not any(one.activations for one in measured.routers):

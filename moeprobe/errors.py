@@ -7,6 +7,7 @@
     |   |-- NotFoundError         no such path or hub id, or the hub cannot be reached
     |   |-- IncompleteError       no config, no weights, a missing shard, a truncated file, no tokenizer
     |   |-- UnsafeError           pickle weights, or code that the checkpoint wants to run
+    |   |-- StreamError           it cannot be read layer by layer, or not within the memory
     |   `-- NotMoEError           a dense model, or a model type in which no router was found
     |-- ComparisonError           two models, or what was saved of them, cannot be compared
     |-- ProbeError                the probe texts cannot be read or are empty
@@ -54,6 +55,10 @@ class IncompleteError(CheckpointError):
 
 class UnsafeError(CheckpointError):
     """Reading the checkpoint would execute code that came with it."""
+
+
+class StreamError(CheckpointError):
+    """The checkpoint cannot be probed layer by layer: its layers cannot be told apart, or one is too large."""
 
 
 class NotMoEError(CheckpointError):

@@ -1,32 +1,31 @@
-"""The steps that every command which runs a model shares: open it, record it, summarise what was seen."""
+"""The steps that every command which runs an opened model shares: record it, summarise what was seen."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import embedding_shape, load_model, load_tokenizer, skeleton
-from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.provenance import describe_model
-from moeprobe.errors import NotMoEError, OptionError, ParallelError
+from moeprobe.errors import ParallelError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.weights import ExpertWeights
+from moeprobe.opened import Opened
 from moeprobe.parallel.crew import Crew
-from moeprobe.parallel.launch import Kind, own_device
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
 from moeprobe.records.run import probe_recording, run_probe
+from moeprobe.records.store import RecordStore
+from moeprobe.records.streaming import stream_probe
 from moeprobe.resume.bookmark import Bookmark
 from moeprobe.resume.sightings import Sightings
 from moeprobe.resume.snapshot import Snapshot
-from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
@@ -35,30 +34,7 @@ from moeprobe.statistics.collect import Collector
 from moeprobe.statistics.questions import Questions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A model ready to run.
-
-    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights.
-    """
-
-    checkpoint: Checkpoint | None
-    live: "PreTrainedModel"
-    reader: "PreTrainedTokenizerBase"
-    unloaded: list[Unchecked]
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        return embedding_shape(self.live)[0]
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of the model, in torch's words."""
-        return str(self.live.dtype).removeprefix("torch.")
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,78 +52,6 @@ class Measured:
         return self.recording.failure is None
 
 
-def open_model(
-    model: "str | Path | PreTrainedModel",
-    tokenizer: "str | PreTrainedTokenizerBase | None",
-    *,
-    revision: str | None,
-    dtype: str,
-    device_map: str | None,
-    trust_remote_code: bool,
-    progress: bool,
-    parallel: Kind = "data",
-    suits: Callable[[str], None] = lambda _: None,
-) -> Opened:
-    """Open and load a checkpoint, or take a model that is already loaded.
-
-    ``suits`` raises for a model type that cannot be used as asked; it is called before weights are read.
-
-    Raises:
-        MoeprobeError: it cannot be used; the message says what to do.
-
-    """
-    if not isinstance(model, str | Path):
-        if tokenizer is None or isinstance(tokenizer, str):
-            raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
-        suits(str(model.config.model_type))
-        return Opened(None, model.eval(), tokenizer, [])
-
-    def look_first(opened: Checkpoint) -> None:
-        refuse_dense(opened, trust_remote_code=trust_remote_code)
-        suits(opened.model_type)
-
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        before_weights=look_first,
-    )
-    reader = (
-        load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-        if tokenizer is None or isinstance(tokenizer, str)
-        else tokenizer
-    )
-    loaded = load_model(
-        checkpoint,
-        dtype=dtype,
-        device_map=own_device(device_map, parallel),
-        trust_remote_code=trust_remote_code,
-        parallel=parallel,
-        progress=progress,
-    )
-    unloaded = [
-        Unchecked(what=name, why="the checkpoint has no such tensor; transformers used zeros for it")
-        for name in loaded.missing
-    ]
-    unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
-    return Opened(checkpoint, loaded.model, reader, unloaded)
-
-
-def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> None:
-    """Look for routers in the model's skeleton, before any weight is fetched or read.
-
-    Raises:
-        NotMoEError: there are none.
-
-    """
-    if not find_sites(skeleton(opened, trust_remote_code=trust_remote_code)):
-        raise NotMoEError(
-            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
-            "moeprobe inspects Mixture-of-Experts checkpoints."
-        )
-
-
 def measure(
     opened: Opened,
     batches: Batches,
@@ -156,6 +60,7 @@ def measure(
     sinks: Sequence[Sink] = (),
     flush: Callable[[int], None] = lambda _: None,
     *,
+    store: RecordStore | None = None,
     gradient: GradientTest | None = None,
     questions: Questions | None = None,
     bookmark: Bookmark | None = None,
@@ -168,17 +73,27 @@ def measure(
         batches: what it reads.
         seed: drives the noise and the shuffles of the statistics.
         bars: progress.
-        sinks: who else gets every record, ``flush`` being called with the number of every batch.
+        sinks: who else gets every record, ``flush`` being called with the number of every batch. From a streamed model
+            they come layer by layer, and ``flush`` is not called.
+        store: keeps all records, batch by batch in either case.
         gradient: tries the backward pass of every router, if it is given.
         questions: asks what the experts do, if it is given.
-        bookmark: where the progress is kept, and taken up.
-        crew: the processes that share the batches; what this gives is what all of them have seen.
+        bookmark: where the progress is kept, and taken up; a streamed model has none.
+        crew: the processes that share the batches; what this gives is what all of them have seen. One process alone
+            streams a model.
 
     """
-    crew = crew or Crew()
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([document.source for document in batches.documents], token_ids, seed)
-    recording = _record(opened, batches, bars, sinks, flush, collector, gradient, questions, bookmark, crew)
+    experts: dict[str, ExpertWeights] = {}
+    if opened.layers is None:
+        recording = _record(
+            opened, batches, bars, sinks, flush, store, collector, gradient, questions, bookmark, crew or Crew()
+        )
+    else:
+        counting = [each.update for each in (collector, questions, gradient) if each is not None]
+        sink = _to_all([*counting, *sinks])
+        recording, experts = stream_probe(opened.layers, batches, sink, bars.reading, store)
     live = opened.live
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
@@ -187,7 +102,7 @@ def measure(
         RouterEvidence(
             router=gate.router,
             weights=gate_weights(gate, opened.vocabulary),
-            experts=expert_weights(sites[gate.router.path], gate),
+            experts=experts.get(gate.router.path) or expert_weights(sites[gate.router.path], gate),
             activations=collector.activations(gate.router.path) if recording.failure is None else None,
         )
         for gate in gates
@@ -202,6 +117,7 @@ def _record(
     bars: Progress,
     sinks: Sequence[Sink],
     flush: Callable[[int], None],
+    store: RecordStore | None,
     collector: Collector,
     gradient: GradientTest | None,
     questions: Questions | None,
@@ -210,12 +126,7 @@ def _record(
 ) -> Recording:
     """Read this process's share of the batches, after those that an earlier run has read, and merge all shares."""
     takers: list[Sink] = []
-
-    def sink(record: Record) -> None:
-        for take in takers:
-            take(record)
-
-    recording = probe_recording(opened.live, sink)
+    recording = probe_recording(opened.live, _to_all(takers))
     seen = Sightings(recording, collector, gradient, questions)
     if bookmark is not None:
         bookmark.resume(seen)
@@ -224,10 +135,12 @@ def _record(
     if todo and todo[0][0] and not done:
         # Routers are read on the first batch. Every process reads it, or their facts would differ.
         run_probe(recording, [(0, batches.batches[0])])
-    takers += [seen.update, *sinks]
+    takers += [seen.update, *sinks, *([store.update] if store else [])]
 
     def after(number: int) -> None:
         flush(number)
+        if store is not None:
+            store.flush(number)
         if bookmark is not None:
             bookmark.keep(seen)
         crew.watch()
@@ -243,6 +156,16 @@ def _record(
                 "analyse this checkpoint in one process."
             ) from error
     return recording
+
+
+def _to_all(takers: Sequence[Sink]) -> Sink:
+    """A sink that hands every record on."""
+
+    def sink(record: Record) -> None:
+        for take in takers:
+            take(record)
+
+    return sink
 
 
 def every_gate(recording: Recording, config: Any) -> list[Gate]:

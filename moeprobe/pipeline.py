@@ -1,21 +1,23 @@
 """The story on one screen: open -> find -> record -> summarise -> judge -> Result."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moeprobe.checkpoint.memory import parse_size
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.checkpoint.spread import is_spread
 from moeprobe.detectors.registry import choose, judge, resolve_limits
-from moeprobe.errors import CheckpointError, OptionError
+from moeprobe.errors import CheckpointError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.loss import no_loss, no_optimum
 from moeprobe.experiments.run import run_experiments
 from moeprobe.findings.baseline import compare, refuse_other_measurement, refuse_other_probe
 from moeprobe.findings.evidence import Evidence, Experiments
 from moeprobe.findings.result import Model, Result, Unchecked, load_baseline
-from moeprobe.measure import measure, not_read, open_model
+from moeprobe.measure import measure, not_read
+from moeprobe.opened import Opened, open_model, refuse_streaming
 from moeprobe.parallel.crew import Crew
 from moeprobe.parallel.launch import Kind
 from moeprobe.probes.batches import make_batches
@@ -29,7 +31,7 @@ from moeprobe.resume.identity import asked, read
 from moeprobe.resume.shared import SharedWork
 from moeprobe.routers.find import find_sites
 from moeprobe.statistics.questions import Questions
-from moeprobe.weights_scan import scan
+from moeprobe.weights_scan import refuse_what_runs, scan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +57,9 @@ def analyze(
     keep_progress: str | Path | None = None,
     restart: bool = False,
     parallel: Kind = "data",
+    stream: bool | None = None,
+    memory: str | None = None,
+    announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
     command: str = "",
 ) -> Result:
@@ -73,10 +78,13 @@ def analyze(
         dtype, device_map: as in transformers.
         trust_remote_code: run the model code that comes with the checkpoint. Dangerous.
         weights_only: read only the routers' tensors from the files, load and run nothing.
+        stream: read the layers from the disk one at a time; None does so where the weights exceed the memory.
+        memory: how much may be used, such as "8GB", instead of what is free.
+        announce: called with a sentence where the model is streamed.
         save_records: folder for the raw triples (safetensors), one file a batch.
         keep_progress: folder in which everything done so far is kept after every batch and loss test, for a checkpoint
             on disk. Called again with the same arguments, the analysis goes on from there. Remove it when the result
-            is safe.
+            is safe. Of a streamed analysis nothing is kept: interrupted, it begins again.
         restart: throw away what ``keep_progress`` holds.
         parallel: what several processes of torchrun or accelerate share: ``data`` (the batches), ``tensor`` or
             ``expert`` (the weights, as transformers spreads them). All of them return the same result.
@@ -88,7 +96,9 @@ def analyze(
 
     """
     if weights_only:
-        _refuse_what_runs(model, tokenizer, probe, max_tokens, device_map, save_records, dtype)
+        given = {"--tokenizer": tokenizer, "--probe": probe, "--max-tokens": max_tokens, "--device-map": device_map}
+        given |= {"--save-records": save_records, "--dtype": None if dtype == "auto" else dtype}
+        refuse_what_runs(model, given | {"--stream": stream or None, "--memory": memory})
     recipe = adapt(
         recipe if isinstance(recipe, Recipe) else load_recipe(recipe),
         probe,
@@ -112,7 +122,7 @@ def analyze(
         evidence: Evidence,
         model: Model,
         not_checked: list[Unchecked],
-        live: "PreTrainedModel | None" = None,
+        opened: Opened | None = None,
         began: float = started,
         took: float | None = None,
         processes: int = 1,
@@ -120,6 +130,7 @@ def analyze(
         judgement = judge(evidence, detectors, effective)
         bars_used = {name: dict(limit) for name, limit in effective.items()}
         seconds = time.time() - started if took is None else took
+        live, streamed = (opened.live, opened.streamed) if opened else (None, None)
         return Result(
             model=model,
             evidence=evidence,
@@ -128,7 +139,7 @@ def analyze(
             not_checked=not_checked,
             recipe=recipe.model_dump(),
             limits=bars_used,
-            environment=describe_environment(live, command, began, seconds, processes),
+            environment=describe_environment(live, command, began, seconds, processes, streamed),
             baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
             weights_only=weights_only,
         )
@@ -138,9 +149,13 @@ def analyze(
         evidence = Evidence(model_type=found.model.model_type, dtype=found.model.dtype, routers=found.routers)
         return result(evidence, found.model, found.not_checked)
 
+    limit = None if memory is None else parse_size(memory)
     documents = load_documents(recipe.probe.texts)
 
     with Crew.join(parallel).together() as crew:
+        if crew.size > 1 or parallel != "data":
+            refuse_streaming(stream, memory)
+            stream = False
         bookmark = Bookmark(Path(keep_progress), crew, restart) if keep_progress else None
         loading = {"revision": revision, "dtype": dtype, "device_map": device_map, "parallel": parallel}
         if bookmark is not None:
@@ -155,7 +170,13 @@ def analyze(
             parallel=parallel,
             progress=progress,
             suits=suits,
+            stream=stream,
+            memory=limit,
+            announce=announce,
         )
+        if bookmark is not None and opened.layers is not None:
+            bookmark.refuse_streaming()
+            bookmark = None
         crew.alike = is_spread(opened.live)
         batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
         probe_read = batches.facts(recipe.probe.texts)
@@ -173,8 +194,7 @@ def analyze(
             batches,
             recipe.seed,
             bars,
-            [store.update] if store else [],
-            store.flush if store else lambda _: None,
+            store=store,
             gradient=gradient,
             questions=questions,
             bookmark=bookmark,
@@ -184,7 +204,7 @@ def analyze(
         if questions and measured.ran:
             routers, specialisation = questions.answered(measured.routers, spelled(opened.reader))
         experiments = Experiments()
-        if measured.ran:
+        if measured.ran and opened.layers is None:
             recording, seen = measured.recording, {one.router.path: one.activations for one in measured.routers}
             work = SharedWork(crew, bookmark)
             with bars.counting("loss tests") as tick:
@@ -201,44 +221,14 @@ def analyze(
         probe=probe_read if measured.ran else None,
     )
     began, took = (bookmark.started, bookmark.seconds) if bookmark else (started, None)
-    not_checked = [*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened.live)]
-    told = result(evidence, measured.model, not_checked, opened.live, began, took, crew.size)
+    not_checked = [*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened, measured.ran)]
+    told = result(evidence, measured.model, not_checked, opened, began, took, crew.size)
     if not measured.ran and not told.findings:
         raise CheckpointError(
             f"Nothing could be checked: {measured.recording.failure}, "
             "and the weights alone show no fault in the routers."
         )
     return told
-
-
-def _refuse_what_runs(
-    model: object,
-    tokenizer: object,
-    probe: str | None,
-    max_tokens: int | None,
-    device_map: str | None,
-    save_records: str | Path | None,
-    dtype: str,
-) -> None:
-    """Do nothing if everything that was asked for can be had without running the model.
-
-    Raises:
-        OptionError: something needs a run.
-
-    """
-    if not isinstance(model, str | Path):
-        raise OptionError(
-            "weights_only reads the files of a checkpoint; give its folder or hub id, not a loaded model."
-        )
-    given = {
-        "--tokenizer": tokenizer, "--probe": probe, "--max-tokens": max_tokens, "--device-map": device_map,
-        "--save-records": save_records, "--dtype": None if dtype == "auto" else dtype,
-    }  # fmt: skip
-    unused = [name for name, value in given.items() if value is not None]
-    if unused:
-        raise OptionError(
-            f"--weights-only loads and runs nothing, so {unused[0]} has no meaning; leave out one of the two."
-        )
 
 
 def _store(folder: str | Path | None, crew: Crew, bookmark: Bookmark | None) -> RecordStore | None:
@@ -251,11 +241,14 @@ def _store(folder: str | Path | None, crew: Crew, bookmark: Bookmark | None) -> 
     return store
 
 
-def _left_out(recipe: Recipe, model: "PreTrainedModel") -> list[Unchecked]:
+def _left_out(recipe: Recipe, opened: Opened, ran: bool) -> list[Unchecked]:
     """The loss tests that were not run, and why."""
-    left_out = f"the recipe {recipe.name} leaves it out"
+    model, left_out = opened.live, f"the recipe {recipe.name} leaves it out"
+    streamed = (
+        None if opened.layers is None or not ran else "the weights were streamed; every trial would read them all again"
+    )
     tests = (
-        ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model)),
-        ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model)),
+        ("loss test of the routed branch", recipe.scale.max_tokens, no_optimum(model) or streamed),
+        ("loss test of the learned choice", recipe.choice.max_tokens, no_loss(model) or streamed),
     )
     return [Unchecked(what=what, why=why or left_out) for what, wanted, why in tests if why or not wanted]

@@ -38,3 +38,15 @@ class Progress:
                 bar.update()
 
             yield tick
+
+    @contextmanager
+    def reading(self, total: int, layers: int) -> Iterator[Callable[[int, int], None]]:
+        """Layers done and bytes read of ``total``, with the time that is left; call it with both after each layer."""
+        with tqdm(total=total, unit="B", unit_scale=True, disable=self._hidden, leave=False) as bar:
+            bar.set_description(f"layer 0 of {layers}")
+
+            def tick(layer: int, read: int) -> None:
+                bar.set_description(f"layer {layer} of {layers}")
+                bar.update(min(read, total) - bar.n)
+
+            yield tick

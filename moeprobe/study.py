@@ -12,7 +12,8 @@ from moeprobe.findings.result import Unchecked
 from moeprobe.laboratory.alternatives import alternatives
 from moeprobe.laboratory.controller import Plan, controller
 from moeprobe.laboratory.sample import RouterSample, Samples
-from moeprobe.measure import Measured, measure, not_read, open_model
+from moeprobe.measure import Measured, measure, not_read
+from moeprobe.opened import open_model
 from moeprobe.probes.batches import make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress

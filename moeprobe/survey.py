@@ -15,7 +15,8 @@ from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.router import Router
-from moeprobe.measure import every_gate, refuse_dense
+from moeprobe.measure import every_gate
+from moeprobe.opened import refuse_dense
 from moeprobe.progress import Progress
 from moeprobe.records.arguments import text_arguments
 from moeprobe.records.recorder import Recording

@@ -4,7 +4,7 @@ Nothing is loaded and nothing runs; of a checkpoint of 700 GB some 230 MB are re
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
 from moeprobe.checkpoint.weights import refuse_broken_promises
-from moeprobe.errors import NotMoEError
+from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
@@ -47,6 +47,28 @@ class Scan:
     not_checked: list[Unchecked]
     bytes_read: int
     requests: int
+
+
+def refuse_what_runs(model: object, given: Mapping[str, object]) -> None:
+    """Do nothing if everything that was asked for can be had without running the model.
+
+    Args:
+        model: folder or hub id.
+        given: option -> its value, for all options that need a run; None where it was not given.
+
+    Raises:
+        OptionError: something needs a run.
+
+    """
+    if not isinstance(model, str | Path):
+        raise OptionError(
+            "weights_only reads the files of a checkpoint; give its folder or hub id, not a loaded model."
+        )
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise OptionError(
+            f"--weights-only loads and runs nothing, so {unused[0]} has no meaning; leave out one of the two."
+        )
 
 
 def scan(

@@ -8,6 +8,7 @@ import torch
 
 from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.failures import first_line, loading
+from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
@@ -73,8 +74,8 @@ def load_model(
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
         CheckpointError: it does not fit into memory, needs a package, or transformers cannot load it.
     """
-    options = _options(dtype, device_map, experts_implementation) | _spreading(parallel)
-    with loading(checkpoint, progress=progress):
+    options = load_options(dtype, device_map, experts_implementation) | _spreading(parallel)
+    with loading(checkpoint, progress=progress), even_ragged_fp8():
         chosen = choose_class(checkpoint, trust_remote_code)
         model, info = chosen.auto_class.from_pretrained(
             str(checkpoint.folder),
@@ -141,7 +142,12 @@ def load_tokenizer(
     return tokenizer
 
 
-def _options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:
+def load_options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:
+    """The arguments of transformers' ``from_pretrained`` that say how, not what.
+
+    Raises:
+        OptionError: unknown dtype, device map or experts implementation.
+    """
     if dtype not in DTYPES:
         raise OptionError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}

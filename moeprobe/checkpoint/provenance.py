@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
@@ -38,10 +38,15 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
 
 
 def describe_environment(
-    model: "PreTrainedModel | None", command: str, started: float, seconds: float, processes: int = 1
+    model: "PreTrainedModel | None",
+    command: str,
+    started: float,
+    seconds: float,
+    processes: int = 1,
+    streamed: Literal["layer", "expert"] | None = None,
 ) -> Environment:
-    """Versions, device, the experts implementation that ran, the command, and when it ran; ``model`` is None
-    where none ran.
+    """Versions, device, the experts implementation that ran, what was in memory at a time, the command, and when it
+    ran; ``model`` is None where none ran.
 
     ``started`` in seconds since 1970. With SOURCE_DATE_EPOCH in the environment (reproducible-builds.org), that moment
     takes its place and no time has passed, so that equal runs give equal bytes.
@@ -57,6 +62,7 @@ def describe_environment(
         platform=f"{platform.system()} {platform.machine()}",
         device="none" if model is None else str(model.device),
         experts_implementation=None if model is None else getattr(model.config, "_experts_implementation", None),
+        streamed=streamed,
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),

@@ -10,6 +10,7 @@ from moeprobe.cli.options import (
     baseline_option,
     loading_options,
     parallel_option,
+    streaming_options,
     weights_only_option,
 )
 
@@ -26,6 +27,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @analysis_options
 @baseline_option
 @loading_options
+@streaming_options
 @weights_only_option
 @parallel_option
 @click.option("--restart", is_flag=True, help="Throw away the progress of an interrupted analysis in the folder.")
@@ -34,7 +36,7 @@ def command(model: str, output: str | None, **options: Any) -> None:
 
     Writes report.md, figures/ and result.json, the baseline of later checks (so the baseline of a policy file is not
     read here). Exits 0 when the analysis was completed, whatever it found, and 2 when it could not be done.
-    Interrupted, it goes on where it stood when the same command is given again.
+    Interrupted, it goes on where it stood when the same command is given again (a streamed one begins again).
     """
     from moeprobe.cli.measure import settle
 

@@ -11,6 +11,7 @@ from moeprobe.cli.options import (
     loading_options,
     output_options,
     parallel_option,
+    streaming_options,
     weights_only_option,
 )
 
@@ -27,6 +28,7 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @analysis_options
 @baseline_option
 @loading_options
+@streaming_options
 @weights_only_option
 @parallel_option
 def command(

@@ -77,6 +77,7 @@ def measure(
         recipe=settings.recipe,
         baseline=settings.baseline,
         save_records=save_records,
+        announce=partial(click.echo, err=True) if leads() and not quiet else (lambda _: None),
         **_run(quiet),
         **options,
     )

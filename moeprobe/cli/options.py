@@ -80,6 +80,23 @@ def baseline_option(command: _Command) -> _Command:
     return click.option("--baseline", type=click.Path(), help="result.json that findings are held against.")(command)
 
 
+def streaming_options(command: _Command) -> _Command:
+    """How a model that is larger than the memory is read."""
+    for option in reversed(
+        [
+            click.option(
+                "--stream/--no-stream",
+                default=None,
+                help="Read the layers from the disk one at a time; interrupted, it begins again. "
+                "[default: where the weights exceed the memory]",
+            ),
+            click.option("--memory", metavar="SIZE", help="Memory that may be used, such as 8GB. [default: all free]"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def output_options(command: _Command) -> _Command:
     """In which formats the result is given, and where to."""
     for option in reversed(

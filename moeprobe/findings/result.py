@@ -61,6 +61,7 @@ class Environment(Plain):
 
     ``processes`` made the result together. An analysis that was interrupted has the moment of its first start, and the
     seconds of all its runs.
+    ``streamed`` is what was in memory at a time, None where the whole model was.
     """
 
     moeprobe: str
@@ -70,6 +71,7 @@ class Environment(Plain):
     platform: str
     device: str
     experts_implementation: str | None
+    streamed: Literal["layer", "expert"] | None = None
     command: str
     started: str
     seconds: float

@@ -1,5 +1,6 @@
 """The hooks of one site. Every hook returns None: a hook that returns something replaces the output."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,16 @@ from moeprobe.routers.verify import same_routing
 from moeprobe.routers.watched import routing_by_rows
 
 
+class _Pass(threading.local):
+    """What one pass through the block has shown so far: of every thread that runs the model its own."""
+
+    def __init__(self) -> None:
+        self.call = RouterCall()
+        self.inside = False
+        self.ran: dict[int, tuple[Tensor, Tensor]] = {}
+        self.norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+
 class Capture:
     """Collects one ``RouterCall`` per pass through the site's block and hands it on when the block is done.
 
@@ -24,11 +35,8 @@ class Capture:
 
     def __init__(self, site: Site, done: Callable[[Site, RouterCall], None], habit: Habit | None = None) -> None:
         self.site = site
-        self.call = RouterCall()
         self._done = done
-        self._inside = False
-        self._ran: dict[int, tuple[Tensor, Tensor]] = {}
-        self._norm_calls: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pass = _Pass()
         before = habit or Habit()
         self._probabilities, self._norm_path = before.probabilities, before.norm_path
 
@@ -59,20 +67,20 @@ class Capture:
 
     def reset(self) -> None:
         """Forget a pass that did not end (an exception in the model)."""
-        self.call = RouterCall()
-        self._inside = False
-        self._ran.clear()
-        self._norm_calls.clear()
+        self._pass.call = RouterCall()
+        self._pass.inside = False
+        self._pass.ran.clear()
+        self._pass.norm_calls.clear()
 
     def flush(self) -> None:
         """Hand on what nothing else has ended."""
-        if self.call.router_calls:
+        if self._pass.call.router_calls:
             self._finish()
 
     def _router(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.call.router_calls and not self._inside:
+        if self._pass.call.router_calls and not self._pass.inside:
             self._finish()
-        call, reader = self.call, self.site.reader
+        call, reader = self._pass.call, self.site.reader
         call.router_calls += 1
         call.args, call.kwargs = args, kwargs
         given = first_float((*args, *kwargs.values()))
@@ -92,15 +100,17 @@ class Capture:
 
     def _look_behind(self, router: nn.Module) -> None:
         """Logits are logits: where the router returns probabilities, take what they were made of."""
-        logits = self.call.returned.logits
+        logits = self._pass.call.returned.logits
         if self._probabilities is None and logits is not None:
             self._probabilities = is_probabilities(logits)
         if self._probabilities and logits is not None:
-            self.call.behind = True
-            self.call.returned.logits = logits_behind(router, self.call.args, self.call.kwargs, logits)
+            self._pass.call.behind = True
+            self._pass.call.returned.logits = logits_behind(
+                router, self._pass.call.args, self._pass.call.kwargs, logits
+            )
 
     def _experts_arguments(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call, reader = self.call, self.site.reader
+        call, reader = self._pass.call, self.site.reader
         call.experts_calls += 1
         if reader is not None and reader.executed is not None:
             if call.inputs is not None:
@@ -116,23 +126,23 @@ class Capture:
         call.equal = self._compare()
 
     def _compare(self) -> bool | None:
-        return same_routing(self.call.given, self.call.returned)
+        return same_routing(self._pass.call.given, self._pass.call.returned)
 
     def _expert(self, index: int) -> Callable[[nn.Module, Any, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            call, taken = self.call, first_float((*args, *kwargs.values()))
+            call, taken = self._pass.call, first_float((*args, *kwargs.values()))
             if taken is None:
                 return
             call.executed[index] = call.executed.get(index, 0) + taken.shape[:-1].numel()
             if call.used.experts is None and call.returned.logits is not None and isinstance(output, Tensor):
-                self._ran[index] = (rows(taken).clone(), rows(output))
+                self._pass.ran[index] = (rows(taken).clone(), rows(output))
 
         return hook
 
     def _by_rows(self) -> None:
         """Where nothing showed the choice, tell it from what the experts executed."""
-        call, ran = self.call, self._ran
-        self._ran = {}
+        call, ran = self._pass.call, self._pass.ran
+        self._pass.ran = {}
         if not ran or call.inputs is None or call.returned.logits is None or call.block_output is None:
             return
         shared = call.gated_shared
@@ -143,48 +153,48 @@ class Capture:
 
     def _experts_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
-        self.call.routed = None if found is None else rows(found)
-        if self.call.router_calls and not self._inside:
+        self._pass.call.routed = None if found is None else rows(found)
+        if self._pass.call.router_calls and not self._pass.inside:
             self._finish()
 
     def _shared(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
-        self.call.shared = None if found is None else rows(found)
+        self._pass.call.shared = None if found is None else rows(found)
 
     def _shared_gate(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            self.call.shared_gate = rows(output)
+            self._pass.call.shared_gate = rows(output)
 
     def _norm(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
             given = first_float(args)
             if given is not None and isinstance(output, Tensor) and self._norm_path in (None, path):
-                self._norm_calls[path] = (given, output)
+                self._pass.norm_calls[path] = (given, output)
 
         return hook
 
     def _block_begins(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._inside = True
+        self._pass.inside = True
         given = first_float((*args, *kwargs.values()))
         if given is None:
             return
-        for path, (inputs, output) in self._norm_calls.items():
+        for path, (inputs, output) in self._pass.norm_calls.items():
             # The norm before the router is the one whose output this very tensor is.
             if output.data_ptr() == given.data_ptr() and output.numel() == given.numel() and given.numel():
                 self._norm_path = path
-                self.call.norm_path = path
-                self.call.norm_inputs, self.call.norm_output = rows(inputs), rows(output)
-        self._norm_calls.clear()
-        self.call.block_inputs = rows(given)
+                self._pass.call.norm_path = path
+                self._pass.call.norm_inputs, self._pass.call.norm_output = rows(inputs), rows(output)
+        self._pass.norm_calls.clear()
+        self._pass.call.block_inputs = rows(given)
 
     def _block_ends(self, _module: nn.Module, _args: Any, output: Any) -> None:
         found = first_float(output if isinstance(output, tuple | list) else (output,))
-        self.call.block_output = None if found is None else rows(found)
-        if self._inside:
+        self._pass.call.block_output = None if found is None else rows(found)
+        if self._pass.inside:
             self._by_rows()
             self._finish()
 
     def _finish(self) -> None:
-        call, self.call = self.call, RouterCall()
-        self._inside = False
+        call, self._pass.call = self._pass.call, RouterCall()
+        self._pass.inside = False
         self._done(self.site, call)

@@ -1,5 +1,6 @@
 """Recording: a context manager that records the routing of a model's own forward passes."""
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,16 @@ NEVER_REACHED = "the forward pass never reached it"
 GONE_AROUND = "the router never fired: its block ran without it, so a fused kernel seems to go around it"
 
 
+class _Pass(threading.local):
+    """A thread's forward pass: which batch it reads, how often each router fired, and what its rows are."""
+
+    def __init__(self) -> None:
+        self.batch = 0
+        self.fired: dict[str, int] = {}
+        self.documents: Tensor | None = None
+        self.kept: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
 class Recording:
     """What a recording saw.
 
@@ -42,7 +53,6 @@ class Recording:
     def __init__(self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False) -> None:
         self.model = model
         self.records: list[Record] = []
-        self.batch = 0
         self.failure: str | None = None
         self.own_error: Exception | None = None
         self._sink = sink if sink is not None else self.records.append
@@ -52,14 +62,21 @@ class Recording:
         self._sites = find_sites(model)
         self._captures: list[Capture] = []
         self._scopes = Scopes(model, [site.path for site in self._sites])
-        self._fired: dict[str, int] = {}
-        self._documents: Tensor | None = None
-        self._kept: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._pass = _Pass()
         if not self._sites:
             raise NotMoEError(
                 f"No router was found in {type(model).__name__}: it is a dense model, or of a kind that moeprobe "
                 "does not know."
             )
+
+    @property
+    def batch(self) -> int:
+        """Number of the batch that this thread's forward pass reads."""
+        return self._pass.batch
+
+    @batch.setter
+    def batch(self, number: int) -> None:
+        self._pass.batch = number
 
     @property
     def sites(self) -> list[Site]:
@@ -103,7 +120,7 @@ class Recording:
             decoder_keep: [rows, length] bool, the same for the decoder's ids, where the model has an encoder.
 
         """
-        self._documents, self._kept = documents, (keep, decoder_keep)
+        self._pass.documents, self._pass.kept = documents, (keep, decoder_keep)
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -138,22 +155,26 @@ class Recording:
     def _begins(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
         for capture in self._captures:
             capture.reset()
-        self._fired = {}
+        self._pass.fired = {}
 
-    def _ends(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def _ends(self, *_: Any) -> None:
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """End the forward pass of this thread; for one that was stopped before its own end."""
         for capture in self._captures:
             capture.flush()
-        self._documents, self._kept = None, (None, None)
+        self._pass.documents, self._pass.kept = None, (None, None)
         for capture in self._captures:
             path = capture.site.path
-            if self._fired.get(path, 0) == 0:
+            if self._pass.fired.get(path, 0) == 0:
                 self._known.miss(path, NEVER_REACHED, self.batch)
 
     def _take(self, site: Site, call: RouterCall) -> None:
         if not call.router_calls:
             self._known.refuse(site.path, GONE_AROUND, self.batch)
             return
-        self._fired[site.path] = self._fired.get(site.path, 0) + call.router_calls
+        self._pass.fired[site.path] = self._pass.fired.get(site.path, 0) + call.router_calls
         try:
             try:
                 gate = self._gate(site, call)
@@ -176,7 +197,7 @@ class Recording:
         else:
             gate = known
             verified, reason = verify(site, call) if known.router.verified else (False, known.router.reason)
-        if self._fired[site.path] > 1:
+        if self._pass.fired[site.path] > 1:
             verified, reason = False, "the router fired more than once in one forward pass"
         misdispatched = gate.router.misdispatched or bool(misplaced(call))
         if known is None or verified != gate.router.verified:
@@ -231,11 +252,11 @@ class Recording:
         explained = frame.ids is None or frame.ids.numel() == total
         positions = torch.arange(length, device=device).repeat(count)
         documents = torch.arange(count, device=device).repeat_interleave(length)
-        if self._documents is not None and self._documents.shape[0] == count:
-            documents = self._documents.to(device).repeat_interleave(length)
+        if self._pass.documents is not None and self._pass.documents.shape[0] == count:
+            documents = self._pass.documents.to(device).repeat_interleave(length)
         ids = frame.ids
         token_ids = ids.reshape(-1).to(device) if ids is not None and ids.numel() == total else None
-        labelled = self._kept[0 if frame.first else 1]
+        labelled = self._pass.kept[0 if frame.first else 1]
         mask = labelled if labelled is not None else frame.mask
         keep = None
         if explained and shaped is not None and mask is not None and mask.shape[0] == count and mask.shape[1] >= length:

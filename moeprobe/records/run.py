@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+MODEL_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+"""What a broken checkpoint makes a forward pass raise."""
+
+
 def probe_recording(model: "PreTrainedModel", sink: Sink) -> Recording:
     """A recording of a model that reads a probe; it has seen nothing yet.
 
@@ -45,26 +49,42 @@ def run_probe(
     try:
         with recording, torch.no_grad():
             for number, batch in batches:
-                recording.batch = number
-                decoder = behind(batch.counted, False) if is_encoder_decoder(model) else None
-                recording.label(torch.tensor(batch.documents), batch.counted, decoder)
-                ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-                model(**text_arguments(model, ids, mask), **_one_output(model))
+                forward(recording, number, batch, device)
                 try:
                     flush(number)
                 except Exception as error:
                     recording.own_error = error
                     raise
-    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        if error is recording.own_error:
-            raise
-        line = " ".join(str(error).split())[:200]
-        if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
-            raise CheckpointError(
-                "The memory does not suffice for a forward pass; use a smaller batch_tokens in the recipe, "
-                "--dtype bfloat16 or --device-map auto."
-            ) from error
-        recording.failure = f"the model's forward pass fails ({type(error).__name__}: {line})"
+    except MODEL_ERRORS as error:
+        recording.failure = failure(recording, error)
+
+
+def forward(recording: Recording, number: int, batch: Batch, device: torch.device) -> None:
+    """Run the recorded model on the batch of this number, whose tokens lie on ``device`` then."""
+    model: Any = recording.model
+    recording.batch = number
+    decoder = behind(batch.counted, False) if is_encoder_decoder(model) else None
+    recording.label(torch.tensor(batch.documents), batch.counted, decoder)
+    ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+    model(**text_arguments(model, ids, mask), **_one_output(model))
+
+
+def failure(recording: Recording, error: Exception) -> str:
+    """What an error of the model's forward pass means.
+
+    Raises:
+        CheckpointError: the memory does not suffice.
+        Exception: the error itself, where it is the recording's own.
+    """
+    if error is recording.own_error:
+        raise error
+    line = " ".join(str(error).split())[:200]
+    if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
+        raise CheckpointError(
+            "The memory does not suffice for a forward pass; use a smaller batch_tokens in the recipe, "
+            "--dtype bfloat16 or --device-map auto."
+        ) from error
+    return f"the model's forward pass fails ({type(error).__name__}: {line})"
 
 
 def input_device(model: "PreTrainedModel") -> torch.device:

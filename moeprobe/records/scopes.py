@@ -7,6 +7,7 @@ right for the routers inside it.
 
 import inspect
 import re
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,11 +57,18 @@ class Frame:
         return chosen
 
 
+class _Running(threading.local):
+    """The models that run now, outermost first: of every thread its own."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+
 class Scopes:
     """Follows the calls of the models that hold routers."""
 
     def __init__(self, model: nn.Module, paths: list[str]) -> None:
-        self._frames: list[Frame] = []
+        self._running = _Running()
         self._last = Frame()
         holders = {".".join(path.split(".")[:count]) for path in paths for count in range(path.count(".") + 1)}
         signatures = [
@@ -77,7 +85,7 @@ class Scopes:
     @property
     def now(self) -> Frame:
         """The frame of the innermost model that runs."""
-        return self._frames[-1] if self._frames else self._last
+        return self._running.frames[-1] if self._running.frames else self._last
 
     def attach(self) -> list[RemovableHandle]:
         """Register the hooks."""
@@ -91,22 +99,22 @@ class Scopes:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if _sees(signature):
                 # The rows of a tower are patches or frames, and no tokens.
-                self._frames.append(Frame(first=False))
+                self._running.frames.append(Frame(first=False))
                 return
             given = _bound(signature, args, kwargs)
             if "input_ids" not in signature.parameters and "decoder_input_ids" in signature.parameters:
                 given["input_ids"] = given.get("decoder_input_ids")
                 given["attention_mask"] = given.get("decoder_attention_mask")
-            self._frames.append(self._frame(given))
+            self._running.frames.append(self._frame(given))
 
         return hook
 
     def _ends(self, *_: Any) -> None:
-        if self._frames:
-            self._last = self._frames.pop()
+        if self._running.frames:
+            self._last = self._running.frames.pop()
 
     def _frame(self, given: dict[str, Any]) -> Frame:
-        outer = self._frames[-1] if self._frames else None
+        outer = self._running.frames[-1] if self._running.frames else None
         ids, mask = _integers(given.get("input_ids")), given.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         types = tuple(

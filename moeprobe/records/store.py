@@ -35,7 +35,7 @@ class RecordStore:
     """
 
     def __init__(self, folder: Path, clean: bool = True) -> None:
-        self._folder = folder
+        self.folder = folder
         self._tensors: dict[str, Tensor] = {}
         self._gates: dict[str, Gate] = {}
         self._batches = 0
@@ -64,7 +64,7 @@ class RecordStore:
         self._batches = number + 1
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        target = self._folder / name
+        target = self.folder / name
         partial = target.with_suffix(".partial")
         try:
             save_file(tensors, partial)

@@ -22,6 +22,7 @@ def method(result: Result) -> Document:
         "dtype": plain(model.dtype),
         "device": plain(ran.device),
         "experts": plain(ran.experts_implementation) if ran.experts_implementation else MISSING,
+        **({"weights": f"streamed, one {ran.streamed} at a time"} if ran.streamed else {}),
         "versions": plain(", ".join(f"{name} {getattr(ran, name)}" for name in _VERSIONS)),
         "platform": plain(ran.platform),
         **({"processes": number(ran.processes)} if ran.processes > 1 else {}),

@@ -81,6 +81,19 @@ class Bookmark:
                     "again to go on with it, or throw it away with --restart, or choose another output folder."
                 )
 
+    def refuse_streaming(self) -> None:
+        """Do nothing if nothing was kept: a model that is read layer by layer begins at the first batch.
+
+        Raises:
+            ResumeError: the folder holds progress, which would be lost.
+
+        """
+        if self.continues:
+            raise ResumeError(
+                f"{self.folder} holds the progress of an interrupted analysis, and the model would be streamed now, "
+                "which begins again; give --no-stream to go on with it, or throw it away with --restart."
+            )
+
     def resume(self, seen: Sightings) -> None:
         """Put back what was seen and tested before, and count the batches that need not be read again.
 

@@ -16,43 +16,47 @@ _NEURONS = 256
 """Neurons of an expert that are looked at, spread evenly."""
 
 
-def coupling(tensors: dict[str, list[Tensor]], gate: Tensor) -> float | None:
-    """How far the experts' answers to their own gate rows stand off those to other rows, in standard errors.
+class Coupling:
+    """How far the experts' answers to their own gate rows stand off those to other rows, expert by expert.
 
     Two answers are combined: the energy of all input matrices along the row, and the mean along it of the
     matrix behind the activation. For an unrelated gate the result is standard normal.
 
     Args:
-        tensors: the experts' tensors (see ``expert_tensors``).
         gate: [experts, hidden] the gate matrix.
 
-    Returns:
-        None where no input matrix of the experts is recognised.
-
     """
-    rows = gate.float() - gate.float().mean(dim=0)
-    count, hidden = rows.shape
-    energy = torch.zeros(count, count, device=rows.device)
-    mean = torch.zeros(count, count, device=rows.device)
-    found = False
-    for name, views in tensors.items():
-        if "down" in name or views[0].ndim != 2 or hidden not in views[0].shape or len(views) != count:
-            continue
-        if not any(word in name for word in ("gate", "up", "w1", "w3", "input")):
-            continue
-        found = True
-        for expert, view in enumerate(views):
-            matrix = view if view.shape[1] == hidden else view.T
+
+    def __init__(self, gate: Tensor) -> None:
+        self._rows = gate.float() - gate.float().mean(dim=0)
+        self._count, self._hidden = self._rows.shape
+        self._energy = torch.zeros(self._count, self._count, device=gate.device)
+        self._mean = torch.zeros(self._count, self._count, device=gate.device)
+        self._found = False
+
+    def add(self, expert: int, tensors: dict[str, Tensor]) -> None:
+        """Take in one expert's tensors (see ``expert_tensors``)."""
+        rows = self._rows
+        for name, view in tensors.items():
+            if "down" in name or view.ndim != 2 or self._hidden not in view.shape:
+                continue
+            if not any(word in name for word in ("gate", "up", "w1", "w3", "input")):
+                continue
+            self._found = True
+            matrix = view if view.shape[1] == self._hidden else view.T
             answer = _some(matrix).float().to(rows.device) @ rows.T
-            energy[expert] += answer.square().sum(dim=0)
+            self._energy[expert] += answer.square().sum(dim=0)
             if "gate" in name or "w1" in name:
                 fused = "up" in name or "input" in name
                 half = _some(matrix[: matrix.shape[0] // 2] if fused else matrix)
-                mean[expert] += (half.float().to(rows.device) @ rows.T).mean(dim=0)
-    if not found or count < 3:
-        return None
-    scores = [_diagonal(table.double()) for table in (energy, mean) if bool(table.any())]
-    return sum(scores) / math.sqrt(max(1, len(scores)))
+                self._mean[expert] += (half.float().to(rows.device) @ rows.T).mean(dim=0)
+
+    def value(self) -> float | None:
+        """Standard errors; None where no input matrix of the experts is recognised."""
+        if not self._found or self._count < 3:
+            return None
+        scores = [_diagonal(table.double()) for table in (self._energy, self._mean) if bool(table.any())]
+        return sum(scores) / math.sqrt(max(1, len(scores)))
 
 
 def _some(matrix: Tensor) -> Tensor:

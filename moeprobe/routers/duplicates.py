@@ -6,6 +6,8 @@ the sample: blocks spread evenly over every tensor, converted to float32 a littl
 cosine of 0.999 is about 4e-6.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,19 +29,39 @@ def nearest(gram: Tensor) -> tuple[list[int], list[float]]:
     return found.indices.tolist(), found.values.tolist()
 
 
-def expert_gram(tensors: dict[str, list[Tensor]]) -> Tensor:
-    """Gram matrix [experts, experts] in float64 of a sample of the experts' entries."""
-    count = len(next(iter(tensors.values())))
-    total = sum(views[0].numel() for views in tensors.values())
-    device = next(iter(tensors.values()))[0].device
-    gram = torch.zeros(count, count, dtype=torch.float64, device=device)
-    for views in tensors.values():
-        sampled = [_blocks(view.reshape(-1), total) for view in views]
-        rows = max(1, _AT_ONCE // (count * sampled[0].shape[1]))
-        for start in range(0, sampled[0].shape[0], rows):
-            part = torch.stack([one[start : start + rows].reshape(-1).float() for one in sampled])
-            gram += (part @ part.T).double().to(device)
-    return gram
+class Gram:
+    """Gram matrix [experts, experts] in float64 of a sample of the experts' entries, expert by expert.
+
+    Args:
+        lasting: whether the tensors that are given stay as they are until ``value``; else samples are copied.
+
+    """
+
+    def __init__(self, lasting: bool) -> None:
+        self._lasting = lasting
+        self._samples: dict[str, list[Tensor]] = {}
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Take in the tensors of the next expert."""
+        total = sum(tensor.numel() for tensor in tensors.values())
+        for name, tensor in tensors.items():
+            sample = _blocks(tensor.reshape(-1), total)
+            self._samples.setdefault(name, []).append(sample if self._lasting else sample.clone())
+
+    def value(self) -> Tensor:
+        """The matrix of all experts given so far."""
+        first = next(iter(self._samples.values()))
+        count = len(first)
+        gram = torch.zeros(count, count, dtype=torch.float64, device=first[0].device)
+        for sampled in self._samples.values():
+            rows = max(1, _AT_ONCE // (count * sampled[0].shape[1]))
+            for start in range(0, sampled[0].shape[0], rows):
+                blocks = [one[start : start + rows].reshape(-1) for one in sampled]
+                part = torch.empty(count, blocks[0].numel(), device=gram.device)
+                for row, block in zip(part, blocks, strict=True):
+                    row.copy_(block)
+                gram += (part @ part.T).double().to(gram.device)
+        return gram
 
 
 def _blocks(flat: Tensor, total: int) -> Tensor:
@@ -50,19 +72,15 @@ def _blocks(flat: Tensor, total: int) -> Tensor:
     return flat.unfold(0, _BLOCK, max(1, (flat.numel() - _BLOCK) // blocks))[:blocks]
 
 
-def identical(tensors: dict[str, list[Tensor]], gram: Tensor) -> list[list[int]]:
-    """Groups of experts that are equal bit for bit."""
+def identical(gram: Tensor, equal: Callable[[int, int], bool]) -> list[list[int]]:
+    """Groups of experts that are equal bit for bit, as ``equal`` says of those that the sample cannot tell apart."""
     norms = gram.diagonal().clamp_min(0).sqrt()
     alike = gram >= _CANDIDATE * norms.unsqueeze(0) * norms.unsqueeze(1)
     groups: list[list[int]] = []
     for expert in range(gram.shape[0]):
-        home = next((g for g in groups if bool(alike[g[0], expert]) and _equal(tensors, g[0], expert)), None)
+        home = next((g for g in groups if bool(alike[g[0], expert]) and equal(g[0], expert)), None)
         if home is None:
             groups.append([expert])
         else:
             home.append(expert)
     return [group for group in groups if len(group) > 1]
-
-
-def _equal(tensors: dict[str, list[Tensor]], first: int, second: int) -> bool:
-    return all(torch.equal(views[first], views[second]) for views in tensors.values())

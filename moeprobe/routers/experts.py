@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from moeprobe.checkpoint.spread import is_spread
 from moeprobe.routers.find import Site
 
+_NOT_BY_EXPERT = "the experts' tensors are not laid out by expert"
 _PLAIN = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
 
 
@@ -18,13 +19,8 @@ def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
         ValueError: the experts cannot be told apart by their tensors; the message says why.
 
     """
-    if site.experts is None:
-        raise ValueError("there is no experts module beside the router")
-    parameters = dict(site.experts.named_parameters())
-    if not parameters:
-        raise ValueError("the experts hold no parameters")
-    if any(str(p.dtype) not in _PLAIN for p in parameters.values()):
-        raise ValueError("the experts are quantised")
+    parameters = _plain_parameters(site)
+    assert site.experts is not None
     if any(p.is_meta for p in parameters.values()):
         raise ValueError("the experts are not in memory")
     if is_spread(site.experts):
@@ -36,9 +32,37 @@ def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
         shapes = [{name: p.shape for name, p in one.items()} for one in each]
         if shapes[0] and all(shape == shapes[0] for shape in shapes):
             return {name: [one[name].detach() for one in each] for name in each[0]}
-    elif all(p.ndim >= 2 and p.shape[0] == count for p in parameters.values()):
+    elif _stacked(parameters, count):
         return {name: list(p.detach().unbind(0)) for name, p in parameters.items()}
-    raise ValueError("the experts' tensors are not laid out by expert")
+    raise ValueError(_NOT_BY_EXPERT)
+
+
+def stacked_names(site: Site, count: int) -> list[str]:
+    """Names of the stacked tensors of ``count`` experts, in memory or not.
+
+    Raises:
+        ValueError: the experts cannot be told apart by their tensors; the message is that of ``expert_tensors``.
+
+    """
+    parameters = _plain_parameters(site)
+    if not _stacked(parameters, count):
+        raise ValueError(_NOT_BY_EXPERT)
+    return list(parameters)
+
+
+def _plain_parameters(site: Site) -> dict[str, nn.Parameter]:
+    if site.experts is None:
+        raise ValueError("there is no experts module beside the router")
+    parameters = dict(site.experts.named_parameters())
+    if not parameters:
+        raise ValueError("the experts hold no parameters")
+    if any(str(p.dtype) not in _PLAIN for p in parameters.values()):
+        raise ValueError("the experts are quantised")
+    return parameters
+
+
+def _stacked(parameters: dict[str, nn.Parameter], count: int) -> bool:
+    return all(p.ndim >= 2 and p.shape[0] == count for p in parameters.values())
 
 
 def _module_list(experts: nn.Module, count: int) -> list[nn.Module] | None:

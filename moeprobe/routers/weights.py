@@ -1,12 +1,14 @@
 """What a router's own tensors say without a forward pass."""
 
+from collections.abc import Callable
+
 import torch
 
 from moeprobe.findings.evidence import GateWeights, HashTable
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.routers.arithmetic import short
-from moeprobe.routers.coupling import coupling
-from moeprobe.routers.duplicates import expert_gram, identical, nearest
+from moeprobe.routers.coupling import Coupling
+from moeprobe.routers.duplicates import Gram, identical, nearest
 from moeprobe.routers.experts import expert_tensors
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
@@ -50,16 +52,45 @@ def expert_weights(site: Site, gate: Gate) -> ExpertWeights:
         tensors = expert_tensors(site, gate.router.experts)
     except ValueError as error:
         return ExpertWeights(reason=str(error))
-    gram = expert_gram(tensors)
-    near, cosine = nearest(gram) if gate.router.experts > 1 else ([], [])
-    rows = None if gate.weight is None else gate.weight.detach()[: gate.router.experts]
-    usable = rows is not None and bool(torch.isfinite(rows).all())
-    return ExpertWeights(
-        identical=identical(tensors, gram),
-        nearest=near,
-        cosine=cosine,
-        coupling=coupling(tensors, rows) if rows is not None and usable else None,
-    )
+    facts = ExpertFacts(gate.router.experts, gate.weight, lasting=True)
+    for expert in range(gate.router.experts):
+        facts.add(expert, {name: views[expert] for name, views in tensors.items()})
+    return facts.value(lambda one, two: all(torch.equal(views[one], views[two]) for views in tensors.values()))
+
+
+class ExpertFacts:
+    """What ``expert_weights`` says, from experts that come one by one, in order.
+
+    Args:
+        count: number of experts.
+        gate: [score columns, hidden] the gate's matrix, None where it is unknown.
+        lasting: whether the experts' tensors stay as they are until ``value``.
+
+    """
+
+    def __init__(self, count: int, gate: torch.Tensor | None, lasting: bool) -> None:
+        rows = None if gate is None else gate.detach()[:count]
+        self._several = count > 1
+        self._gram = Gram(lasting)
+        usable = rows is not None and rows.shape[0] == count and bool(torch.isfinite(rows).all())
+        self._coupling = Coupling(rows) if rows is not None and usable else None
+
+    def add(self, expert: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Take in the tensors of the next expert."""
+        self._gram.add(tensors)
+        if self._coupling is not None:
+            self._coupling.add(expert, tensors)
+
+    def value(self, equal: Callable[[int, int], bool]) -> ExpertWeights:
+        """The facts; ``equal`` compares two experts bit by bit."""
+        gram = self._gram.value()
+        near, cosine = nearest(gram) if self._several else ([], [])
+        return ExpertWeights(
+            identical=identical(gram, equal),
+            nearest=near,
+            cosine=cosine,
+            coupling=None if self._coupling is None else self._coupling.value(),
+        )
 
 
 def _centred(rows: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:

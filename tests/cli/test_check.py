@@ -142,7 +142,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("no model may be opened for this")
 
-    monkeypatch.setattr("moeprobe.measure.open_checkpoint", never)
+    monkeypatch.setattr("moeprobe.opened.open_checkpoint", never)
 
 
 @pytest.mark.usefixtures("_no_work")

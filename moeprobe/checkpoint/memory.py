@@ -1,0 +1,73 @@
+"""Memory: how much there is, how sizes are written, and how freed blocks go back to the system."""
+
+import ctypes
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from moeprobe.errors import OptionError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", re.IGNORECASE)
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Files of both versions of Linux' control groups, and the entry for pages of files that make room when asked."""
+_CONTROL = Path("/sys/fs/cgroup")
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+_KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_OWN_MAPPING = 2**20
+
+
+def parse_size(text: str) -> int:
+    """``8GB``, ``500 MB`` or ``7.5GiB`` in bytes.
+
+    Raises:
+        OptionError: it is not a size.
+
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or float(found[1]) <= 0:
+        raise OptionError(f"{text!r} is not an amount of memory; write it as 8GB or 500MiB.")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def format_size(size: float) -> str:
+    """Bytes as ``5.1 GB``."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}" if size < 1000 * factor else f"{size / factor:,.0f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take: what the system has, or what its control group leaves it."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used, details, reclaimable in _CONTROL_GROUPS:
+        with suppress(OSError, ValueError):
+            table = dict(line.split() for line in (_CONTROL / details).read_text().splitlines())
+            taken = int((_CONTROL / used).read_text()) - int(table.get(reclaimable, 0))
+            free = min(free, int((_CONTROL / limit).read_text()) - taken)
+    return max(free, 0)
+
+
+def steady_memory() -> None:
+    """Keep the process from holding memory that it no longer uses; to be called before the first forward pass.
+
+    glibc's threshold for blocks with a mapping of their own moves up by itself, after which freed weights stay in a
+    heap that torch's aligned requests do not fit into again: gigabytes, measured. And oneDNN keeps the code that it
+    makes for every shape; each expert takes another number of rows, which came to 70 MB a layer.
+    """
+    os.environ.setdefault(_KERNELS_KEPT, "64")
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
+
+
+def trim_heap() -> None:
+    """Make glibc give back what many freed smaller blocks left in its heap."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,286 @@
+"""LayerStream: a model whose decoder layers are on the disk, and in memory one at a time.
+
+transformers loads it: an ordinary ``from_pretrained``, in which the one function that converts and places tensors is
+given only what stands outside of the decoder layers. The same function is called again for each layer, with that
+layer's tensors alone. So fused experts, quantised formats, dtypes, tied weights and buffers are transformers' own.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from moeprobe.checkpoint.arena import Arena
+from moeprobe.checkpoint.auto import choose_class
+from moeprobe.checkpoint.failures import loading
+from moeprobe.checkpoint.fp8 import even_ragged_fp8
+from moeprobe.checkpoint.headers import read_headers
+from moeprobe.checkpoint.load import Loaded, load_options
+from moeprobe.checkpoint.memory import trim_heap
+from moeprobe.checkpoint.missing import check_missing, check_shapes
+from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.single import Part, SingleExperts
+from moeprobe.checkpoint.stored import Store
+from moeprobe.errors import IncompleteError, StreamError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
+"""With it, transformers reads tensors when it converts them, not all of a layer beforehand."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a model can be cut.
+
+    ``layers`` are the paths of the decoder layers in the order of the model's modules. ``kept`` are paths of modules
+    inside of them whose own tensors stay in memory once they were there (the routers: they are small). ``experts``
+    maps the path of every experts module that can be read one expert at a time to its number of experts.
+    """
+
+    layers: list[str]
+    kept: frozenset[str] = frozenset()
+    experts: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """One tensor of a layer: where it is put, and what stands there while the layer is on the disk."""
+
+    holder: dict[str, Any]
+    name: str
+    path: str
+    empty: Tensor
+    kept: bool
+
+
+class LayerStream:
+    """The layers of a model, one at a time.
+
+    Args:
+        checkpoint: the files.
+        layout: where the model can be cut; by its loaded skeleton, in which quantised modules stand already.
+        by_expert: leave the routed experts on the disk when a layer is entered; they come one by one (``experts``).
+
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layout: Callable[[nn.Module], Layout], by_expert: bool) -> None:
+        self.checkpoint = checkpoint
+        self.by_expert = by_expert
+        self.store = Store(read_headers(checkpoint.shards))
+        self.layout = Layout([])
+        self.experts: dict[str, SingleExperts] = {}
+        """By path: the experts modules whose experts are read one by one."""
+        self._layout_of = layout
+        self._names: dict[str, list[str]] = defaultdict(list)
+        self._slots: dict[str, list[_Slot]] = {}
+        self._misshapen: set[tuple[str, Any, Any]] = set()
+        self._config: Any = None
+        self._model: PreTrainedModel | None = None
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The model; whatever is not in memory stands on the meta device."""
+        assert self._model is not None
+        return self._model
+
+    def open(self, dtype: str, device: str | None, trust_remote_code: bool) -> Loaded:
+        """Load what stands outside of the layers; the arguments and errors are those of ``load_model``."""
+        import transformers.modeling_utils as code
+
+        options = load_options(dtype, device, None)
+        with loading(self.checkpoint), even_ragged_fp8(), _in_order():
+            chosen = choose_class(self.checkpoint, trust_remote_code)
+            whole = code.convert_and_load_state_dict_in_model
+            code.convert_and_load_state_dict_in_model = self._outside
+            try:
+                self._model, info = chosen.auto_class.from_pretrained(
+                    str(self.checkpoint.folder),
+                    config=chosen.config,
+                    trust_remote_code=chosen.code,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **options,
+                )
+            finally:
+                code.convert_and_load_state_dict_in_model = whole
+        check_shapes(self.checkpoint, {*info["mismatched_keys"], *self._misshapen})
+        missing = check_missing(self.checkpoint, self.model, info["missing_keys"], info["unexpected_keys"])
+        self.model.eval().requires_grad_(False)
+        return Loaded(self.model, missing, chosen.left_out)
+
+    def enter(self, layer: str) -> None:
+        """Bring a layer into memory (without the experts that come one by one).
+
+        Raises:
+            CheckpointError: it cannot be read or converted.
+
+        """
+        with loading(self.checkpoint), even_ragged_fp8(), _in_order():
+            info, _ = _convert()(self.model, {name: self.store[name] for name in self._names[layer]}, self._config)
+        check_shapes(self.checkpoint, info.mismatched_keys)
+        empty = [slot.path for slot in self._slots[layer] if slot.holder[slot.name].is_meta and not self._single(slot)]
+        if info.conversion_errors or empty:
+            first = next(iter(info.conversion_errors), empty[0] if empty else "")
+            raise IncompleteError(
+                f"The files of {self.checkpoint.source} do not hold everything that {first} is made of; "
+                f"tensors are missing or have another shape."
+            )
+
+    def leave(self, layer: str) -> None:
+        """Free a layer, all but its routers."""
+        for slot in self._slots[layer]:
+            if not slot.kept:
+                slot.holder[slot.name] = slot.empty
+        trim_heap()
+
+    def expect(self, layer: str) -> None:
+        """Tell the system that this layer will be read soon."""
+        self.store.expect(self._names[layer])
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of all layers in the files, experts included."""
+        names = [name for found in self._names.values() for name in found]
+        return self.store.size(names) + sum(one.bytes for one in self.experts.values())
+
+    @property
+    def resident(self) -> int:
+        """Bytes in memory now."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
+
+    def _single(self, slot: _Slot) -> bool:
+        return slot.path.rpartition(".")[0] in self.experts
+
+    def _outside(self, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
+        """What stands in for transformers' function while the skeleton is loaded."""
+        self._config = load_config
+        self.layout = self._layout_of(model)
+        empty = model.state_dict()
+        inside = {name: layer for name in empty if (layer := self._layer(name)) is not None}
+        refuse_shared(model, inside)
+        unread = _output_head(model, set(inside))
+        rename = _Renaming(model, load_config, empty)
+        outside: dict[str, Any] = {}
+        given: set[str] = set()
+        parts: dict[str, list[Part]] = defaultdict(list)
+        single = dict(self.layout.experts or {}) if self.by_expert else {}
+        for name in state_dict:
+            target, pattern, targets = rename(name)
+            owner = target.rpartition(".")[0]
+            if target in unread:
+                continue
+            if target not in inside:
+                outside[name] = self.store[name]
+                continue
+            given.update(targets)
+            if owner in single:
+                parts[owner].append(Part(name, target, pattern))
+                continue
+            self._names[inside[target]].append(name)
+            if pattern is None and load_config.hf_quantizer is None:
+                shape = torch.Size(self.store.shape(name))
+                if shape != empty[target].shape:
+                    self._misshapen.add((target, shape, empty[target].shape))
+        rules, arena = rename.converters, Arena()
+        for path, count in single.items():
+            made_of = parts[path]
+            self.experts[path] = SingleExperts(model, path, count, made_of, self.store, rules, load_config, arena)
+        # Before anything is placed: these are the tensors that stand for a layer on the disk.
+        lost = set(inside) - given
+        self._slots = {layer: list(self._empty_slots(model, layer, lost)) for layer in self.layout.layers}
+        info, index = _convert()(model, outside, load_config, disk_offload_index)
+        info.missing_keys -= (set(inside) - lost) | unread
+        return info, index
+
+    def _layer(self, name: str) -> str | None:
+        parts = name.split(".")
+        paths = (".".join(parts[:count]) for count in range(1, len(parts)))
+        return next((path for path in paths if path in self.layout.layers), None)
+
+    def _empty_slots(self, model: nn.Module, layer: str, lost: set[str]) -> Iterator[_Slot]:
+        for below, module in model.get_submodule(layer).named_modules():
+            path = f"{layer}.{below}" if below else layer
+            lasting = path in self.layout.kept
+            for holder in (module._parameters, module._buffers):
+                for name, tensor in holder.items():
+                    full = f"{path}.{name}"
+                    # What no file holds is computed once, when the model is made, and stays.
+                    if tensor is not None and name not in module._non_persistent_buffers_set and full not in lost:
+                        yield _Slot(holder, name, full, tensor, lasting)
+
+
+def refuse_shared(model: Any, inside: Mapping[str, str]) -> None:
+    """Do nothing if no tensor of a layer is tied to another one.
+
+    Raises:
+        StreamError: one is.
+
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    shared = sorted(name for name in {*tied, *tied.values()} if name in inside)
+    if shared:
+        raise StreamError(f"{type(model).__name__} cannot be streamed: its layers share weights ({shared[0]}).")
+
+
+def _output_head(model: Any, inside: set[str]) -> set[str]:
+    """Names of the tensors that only turn hidden states into tokens; routing does not need them."""
+    head = model.get_output_embeddings()
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    if head is None:
+        return set()
+    names = {f"{path}.{name}" for path, module in model.named_modules() if module is head for name in head.state_dict()}
+    return names - {*tied, *tied.values()} - inside
+
+
+class _Renaming:
+    """From a name in the files to where its tensor goes, by the rules that transformers loads with."""
+
+    def __init__(self, model: Any, load_config: Any, empty: Mapping[str, Tensor]) -> None:
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        rules = load_config.weight_mapping or []
+        self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        self._prefix, self._empty = model.base_model_prefix, empty
+        self.converters = {pattern: rule for rule in self._converters for pattern in rule.source_patterns}
+
+    def __call__(self, name: str) -> tuple[str, str | None, list[str]]:
+        """The first tensor that it becomes (a part of), the pattern of its converter, and all such tensors."""
+        from transformers.core_model_loading import rename_source_key
+
+        target, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self._empty)
+        if target not in self._empty and name in self._empty:
+            target, pattern = rename_source_key(name, [], [], self._prefix, self._empty)
+        if pattern is None:
+            return target, None, [target]
+        first, *others = self.converters[pattern].target_patterns
+        return target, pattern, [target, *(target.replace(first, other) for other in others)]
+
+
+def _convert() -> Any:
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+
+    return convert_and_load_state_dict_in_model
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    before = os.environ.get(_SYNCHRONOUS)
+    os.environ[_SYNCHRONOUS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SYNCHRONOUS]
+        else:
+            os.environ[_SYNCHRONOUS] = before

@@ -1,0 +1,130 @@
+"""One expert at a time: the experts' computation, cut so that one expert's weights suffice.
+
+What an expert does is left to transformers. Its loop over experts (``eager``) runs as it is, over weights that are
+brought when it asks for them. For ``grouped_mm``, each expert is run as an experts module that has only this one;
+only the sorting of rows to experts and the sum over experts are done here, as that implementation does them. In both
+cases the result is the same as in memory, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moeprobe.errors import StreamError
+
+IMPLEMENTATION = "moeprobe-streamed"
+"""The name under which transformers finds what stands in for an implementation of its own."""
+GROUPED, EAGER = "grouped_mm", "eager"
+Dispatch = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+class Work:
+    """The call of one experts module with one batch; it is filled expert by expert, and then finished."""
+
+    def __init__(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
+        self._module, self._hidden, self._chosen, self._weights = module, hidden, chosen, weights
+        count = int(module.num_experts)  # type: ignore[arg-type]
+        ids, self._order = torch.sort(chosen.reshape(-1))
+        edges = torch.searchsorted(ids, torch.arange(count + 1, device=ids.device)).tolist()
+        self._places = [slice(start, stop) for start, stop in pairwise(edges)]
+        self._given = hidden.new_zeros(ids.numel(), hidden.shape[1])
+
+    def add(self, expert: int, tensors: dict[str, Tensor]) -> None:
+        """Take in what an expert of these tensors, each [1, ...], does to its rows."""
+        place = self._places[expert]
+        rows = self._order[place] // self._chosen.shape[1]
+        if rows.numel():
+            alone: Any = _view(self._module, GROUPED, tensors)
+            alone.num_experts = 1
+            first = torch.zeros_like(rows)[:, None]
+            ones = torch.ones(rows.numel(), 1, dtype=self._weights.dtype, device=rows.device)
+            self._given[place] = alone.forward(self._hidden[rows], first, ones)
+
+    def finish(self) -> Tensor:
+        """The output of the whole module, [tokens, hidden]."""
+        tokens, slots = self._chosen.shape
+        weighted = self._given * self._weights.reshape(-1)[self._order].unsqueeze(-1)
+        back = torch.empty_like(self._order)
+        back[self._order] = torch.arange(self._order.numel(), device=back.device)
+        return weighted[back].view(tokens, slots, -1).sum(dim=1).to(self._hidden.dtype)
+
+
+def run_eager(
+    module: nn.Module, bring: Callable[[int], dict[str, Tensor]], hidden: Tensor, chosen: Tensor, weights: Tensor
+) -> Tensor:
+    """The module's own loop over experts; ``bring`` gives the tensors of one expert, each [1, ...]."""
+    lazy: dict[str, Any] = {name: _Lazy(name, bring) for name in module._parameters}
+    alone = _view(module, EAGER, lazy)
+    result: Tensor = alone.forward(hidden, chosen, weights)
+    return result
+
+
+class _Lazy:
+    """Stands in for the stacked weights of all experts, of which one can be had at a time."""
+
+    def __init__(self, name: str, bring: Callable[[int], dict[str, Tensor]]) -> None:
+        self._name, self._bring = name, bring
+
+    def __getitem__(self, expert: Any) -> Tensor:
+        return self._bring(int(expert))[self._name][0]
+
+    def __getattr__(self, name: str) -> Any:
+        raise StreamError(
+            f"The experts' weights {self._name} are used all at once ({name}), so they cannot be read one by one; "
+            "give more --memory."
+        )
+
+
+def _view(module: nn.Module, arithmetic: str, tensors: dict[str, Any]) -> nn.Module:
+    """``module`` with other weights and another implementation; the module itself stays as it is."""
+    view: Any = module.__new__(type(module))
+    view.__dict__ = dict(module.__dict__)
+    view._parameters = {name: tensors.get(name) for name in module._parameters}
+    view.config = _Config(module.config, arithmetic)
+    one: nn.Module = view
+    return one
+
+
+class _Config:
+    """The config of an experts module under another experts implementation."""
+
+    def __init__(self, config: Any, arithmetic: str) -> None:
+        self._config, self._experts_implementation = config, arithmetic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+
+def arithmetic_of(module: nn.Module) -> str:
+    """The implementation by which transformers would compute these experts.
+
+    Raises:
+        StreamError: it needs all experts at once.
+
+    """
+    found = str(getattr(module.config, "_experts_implementation", None) or EAGER)
+    if found not in (GROUPED, EAGER):
+        raise StreamError(f"The experts implementation {found} needs all experts at once; give more --memory.")
+    return found
+
+
+@contextmanager
+def installed(modules: list[nn.Module], dispatch: Dispatch) -> Iterator[None]:
+    """Within this block ``dispatch`` computes these experts."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    configs: dict[int, Any] = {id(module.config): module.config for module in modules}
+    before = {key: config._experts_implementation for key, config in configs.items()}
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, dispatch)
+    try:
+        for config in configs.values():
+            config._experts_implementation = IMPLEMENTATION
+        yield
+    finally:
+        for key, config in configs.items():
+            config._experts_implementation = before[key]
+        ALL_EXPERTS_FUNCTIONS._global_mapping.pop(IMPLEMENTATION, None)
