@@ -19,7 +19,8 @@ _CONTROL_GROUPS = (
 """Files of both versions of Linux' control groups, and the entry for pages of files that make room when asked."""
 _CONTROL = Path("/sys/fs/cgroup")
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""Settings of oneDNN, and of torch for every thread: how many they keep; read at the first matrix product."""
 _OWN_MAPPING = 2**20
 
 
@@ -62,7 +63,8 @@ def steady_memory() -> None:
     heap that torch's aligned requests do not fit into again: gigabytes, measured. And oneDNN keeps the code that it
     makes for every shape; each expert takes another number of rows, which came to 70 MB a layer.
     """
-    os.environ.setdefault(_KERNELS_KEPT, "64")
+    for setting in _KERNELS_KEPT:
+        os.environ.setdefault(setting, "16")
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
 
