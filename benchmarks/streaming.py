@@ -218,10 +218,9 @@ def main() -> None:
     if given.measure:
         measure(Path(given.measure[0]), given.measure[1], int(given.measure[2]))
         return
-    print(
-        "| model | batches | method | read GB | written GB | peak GB | first batch after s | seconds | of accelerate |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    titles = ["model", "batches", "method", "read GB", "written GB", "peak GB", "first batch after s", "seconds"]
+    titles += ["processor s", "of accelerate's seconds"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for family in given.families:
         with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
             folder = Path(scratch) / family
