@@ -229,7 +229,7 @@ def _summary_rows(report: GateReport) -> list[dict[str, str]]:
                 "temperature": _median(one.temperature.p50 for one in ones),
                 "faded": _median(one.faded for one in ones),
                 "coupling": f"{_median(one.coupling for one in ones)}, then "
-                "{_median(one.coupling_weights for one in ones)}",
+                f"{_median(one.coupling_weights for one in ones)}",
                 "ties, bf16": _median(one.ties.get("bfloat16") for one in ones),
                 "flips, 0.001": _median(one.flips.get("0.001") for one in ones),
             }

@@ -35,6 +35,7 @@ def test_a_report_with_figures_and_numbers(moeprobe: Moeprobe, bundled: Path) ->
     assert len(figures) == 2
     assert all((Path("out") / figure).is_file() for figure in figures)
     assert "a hash table chooses" in page
+    assert "{" not in page + outcome.out  # nothing is left unformatted
 
 
 def test_chosen_layers_of_a_softmax_model(moeprobe: Moeprobe, checkpoints: Path) -> None:
