@@ -1,7 +1,7 @@
 """Run the experiment and write its page.
 
     python -m benchmarks.efficiency --jobs 2                  # docs/sample-efficiency.md, some ten minutes
-    python -m benchmarks.efficiency --small --out /tmp/page.md
+    python -m benchmarks.efficiency --small --out page.md
 
 The numbers are kept beside the page (.json); ``--page-only`` writes page and figure from them again.
 """
