@@ -49,7 +49,7 @@ class Progress:
             bar.set_description(f"layer {layer} of {layers}")
 
             def tick(layer: int, read: int) -> None:
-                bar.set_description(f"layer {layer} of {layers}")
+                bar.set_description(f"layer {layer} of {layers}", refresh=False)
                 bar.update(min(read, total) - bar.n)
 
             yield tick
