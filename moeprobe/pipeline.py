@@ -157,15 +157,10 @@ def analyze(
             refuse_streaming(stream, memory)
             stream = False
         bookmark = Bookmark(Path(keep_progress), crew, restart) if keep_progress else None
-        loading = {
-            "revision": revision,
-            "dtype": dtype,
-            "device_map": device_map,
-            "parallel": parallel,
-            "memory": memory,
-        }
+        loading = {"revision": revision, "dtype": dtype, "device_map": device_map, "parallel": parallel}
         if bookmark is not None:
-            bookmark.expect(asked(recipe, crew.size, save_records is not None, {**loading, "stream": stream}))
+            bookmark.expect(asked(recipe, crew.size, save_records is not None, loading))
+            bookmark.refuse_other_reading(stream)
         opened = open_model(
             model,
             tokenizer,

@@ -84,6 +84,21 @@ class Bookmark:
                     "again to go on with it, or throw it away with --restart, or choose another output folder."
                 )
 
+    def refuse_other_reading(self, stream: bool | None) -> None:
+        """Do nothing if the weights may be read as they were when the analysis began; None leaves that open.
+
+        Raises:
+            ResumeError: they were streamed and shall not be, or the other way round.
+
+        """
+        if stream is None or self.reading is None or stream == (self.reading != "model"):
+            return
+        begun, option = ("the whole model", "--stream") if stream else ("one layer at a time", "--no-stream")
+        raise ResumeError(
+            f"{self.folder} holds the progress of an interrupted analysis that had {begun} in memory; leave out {option} to "
+            "go on with it, or throw it away with --restart."
+        )
+
     def stamp(self) -> dict[str, str]:
         """Words for a state that is kept now; ``accept`` takes them. The analysis is declared before its first state.
 

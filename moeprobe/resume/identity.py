@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def asked(recipe: Recipe, processes: int, records: bool, loading: Mapping[str, object]) -> dict[str, str]:
+def asked(recipe: Recipe, processes: int, records: bool, loading: Mapping[str, str | None]) -> dict[str, str]:
     """What the command asks for; ``loading`` are the options of the same names, None where they are not given."""
     return {
         "recipe": _digest(recipe.model_dump(mode="json")),

@@ -175,7 +175,7 @@ def test_progress_of_a_run_in_memory_is_not_lost_to_a_streamed_one(
         assert moeprobe(*analysis).code == 2
     refused = moeprobe(*analysis, "--stream")
     assert refused.code == 2
-    assert "another --stream" in last(refused.err)
+    assert "leave out --stream to go on" in last(refused.err)
     assert moeprobe(*analysis).code == 0
     assert not Path("out/.progress").exists()
 
