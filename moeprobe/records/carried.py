@@ -11,7 +11,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class UnkeptError(Exception):
-    """A value that cannot be told in tensors and JSON; the text names its class."""
+    """Why what a forward pass carries cannot be kept, as the end of a sentence."""
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
@@ -34,7 +34,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
     if type(value) is dict:
         pairs = enumerate(value.items())
         return {"dict": [[pack(key, "", {}), pack(one, f"{name}.{place}", tensors)] for place, (key, one) in pairs]}
-    raise UnkeptError(type(value).__name__)
+    raise UnkeptError(f"a decoder layer gives a {type(value).__name__}")
 
 
 def unpack(packed: Json, tensors: Mapping[str, Tensor] | None, device: torch.device) -> Any:
@@ -77,4 +77,4 @@ def _refuse_objects(value: Any) -> None:
         for one in value.values():
             _refuse_objects(one)
     elif not isinstance(value, (Tensor, torch.dtype, torch.device, *_PLAIN)):
-        raise UnkeptError(type(value).__name__)
+        raise UnkeptError(f"its decoder layers are given a {type(value).__name__}, which they may change")

@@ -57,7 +57,12 @@ class Keeper(Protocol):
     def keep(
         self, layer: int, carried: Sequence[Handover], needed: Collection[int], experts: dict[str, ExpertWeights]
     ) -> None:
-        """A layer is finished, with what every batch takes along; of earlier layers, those in ``needed`` must stay."""
+        """A layer is finished, with what every batch takes along; of earlier layers, those in ``needed`` must stay.
+
+        Raises:
+            UnkeptError: that cannot be kept.
+
+        """
 
     def give_up(self, why: str) -> None:
         """Keep no progress of this model."""
@@ -122,7 +127,7 @@ class LayerStops:
             try:
                 self._keeper.keep(layer, carried, needed - {layer}, experts)
             except UnkeptError as error:
-                self._give_up(f"a decoder layer gives a {error}")
+                self._give_up(str(error))
         for trail in self._trails:
             trail.drop(layer)
 
@@ -141,7 +146,7 @@ class LayerStops:
         try:
             arguments = mappings(args, kwargs)
         except UnkeptError as error:
-            self._give_up(f"its decoder layers are given a {error}, which they may change")
+            self._give_up(str(error))
         self._trails[batch].enter(arguments)
         if index == self.first > 0:
             for name, values in keeper.handover(index - 1, batch).shared.items():

@@ -95,8 +95,8 @@ class Bookmark:
             return
         begun, option = ("the whole model", "--stream") if stream else ("one layer at a time", "--no-stream")
         raise ResumeError(
-            f"{self.folder} holds the progress of an interrupted analysis that had {begun} in memory; leave out {option} "
-            "to go on with it, or throw it away with --restart."
+            f"{self.folder} holds the progress of an interrupted analysis that had {begun} in memory; leave out "
+            f"{option} to go on with it, or throw it away with --restart."
         )
 
     def stamp(self) -> dict[str, str]:

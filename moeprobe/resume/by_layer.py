@@ -17,7 +17,7 @@ import torch
 
 from moeprobe.errors import ResumeError
 from moeprobe.findings.weights import ExpertWeights
-from moeprobe.records.carried import pack, unpack
+from moeprobe.records.carried import UnkeptError, pack, unpack
 from moeprobe.records.layer_stops import Handover
 from moeprobe.records.recorder import Recording
 from moeprobe.resume.bookmark import Bookmark, forget, unreadable
@@ -109,13 +109,12 @@ class LayerProgress:
         Raises:
             OutputError: it cannot be written.
             ResumeError: the model needs what earlier runs have thrown away.
-            UnkeptError: the model hands on what cannot be written down.
+            UnkeptError: the model hands on what cannot be written down, or goes back to a layer.
 
         """
         assert self._seen is not None
         if layer != self.layers:
-            self.give_up("its layers run more than once")
-            return
+            raise UnkeptError("its layers run more than once")
         if self._first and any(one < self._first and one not in self._holds(self._first - 1) for one in needed):
             raise ResumeError("This model uses what it had in layers that are finished; begin anew with --restart.")
         told = []

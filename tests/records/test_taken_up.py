@@ -200,7 +200,7 @@ def test_everything_that_a_layer_may_give() -> None:
     assert hollow[0].shape == (3, 2)
     assert hollow[0].isnan().all()
     for strange in (object(), {"a": {1, 2}}):
-        with pytest.raises(UnkeptError, match=r"^(object|set)$"):
+        with pytest.raises(UnkeptError, match=r" (object|set)"):
             pack(strange, "x", {})
-        with pytest.raises(UnkeptError, match=r"^(object|set)$"):
+        with pytest.raises(UnkeptError, match=r" (object|set)"):
             mappings((strange,), {})

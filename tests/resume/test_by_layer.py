@@ -175,7 +175,7 @@ def test_what_cannot_be_kept_is_said_and_costs_nothing(
     moeprobe: Moeprobe, analysis: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise UnkeptError("Cache")
+        raise UnkeptError("its decoder layers are given a Cache")
 
     monkeypatch.setattr("moeprobe.records.layer_stops.mappings", refuse)
     outcome = moeprobe(*[one for one in analysis if one != "-q"])
