@@ -11,7 +11,7 @@ from moeprobe.records.known import Habit
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.probabilities import is_probabilities, logits_behind
-from moeprobe.routers.routing import Routing, first_float, read_arguments, read_output, rows
+from moeprobe.routers.routing import Routing, first_float, lengths, read_arguments, read_output, rows
 from moeprobe.routers.verify import same_routing
 from moeprobe.routers.watched import routing_by_rows
 
@@ -191,6 +191,8 @@ class Capture:
                 self._norm_path = path
                 self._pass.call.norm_path = path
                 self._pass.call.norm_inputs, self._pass.call.norm_output = rows(inputs), rows(output)
+                # Now, while the norm has just read them.
+                self._pass.call.residual = lengths(rows(inputs))
         self._pass.norm_calls.clear()
         self._pass.call.block_inputs = rows(given)
 

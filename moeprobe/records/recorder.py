@@ -20,7 +20,7 @@ from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
-from moeprobe.routers.routing import UNUSED, widened
+from moeprobe.routers.routing import UNUSED, lengths, widened
 from moeprobe.routers.verify import misplaced, verify
 
 Sink = Callable[[Record], None]
@@ -243,7 +243,7 @@ class Recording:
             inputs=kept(call.inputs) if self._keep_inputs else None,
             routed=kept(_norms(call.routed, total, gate.router.output_factor or 1.0)),
             shared=kept(_norms(call.gated_shared, total)),
-            residual=kept(_norms(call.norm_inputs, total)),
+            residual=kept(call.residual if call.residual is not None and call.residual.shape[0] == total else None),
         )
 
     def _labels(self, total: int, path: str, device: torch.device) -> RowLabels:
@@ -266,8 +266,7 @@ def _norms(tensor: Tensor | None, total: int, factor: float = 1.0) -> Tensor | N
     """L2 norm of each row in float32; None where the rows are not the router's rows."""
     if tensor is None or tensor.shape[0] != total:
         return None
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float32)
-    return norms if factor == 1.0 else norms * factor
+    return lengths(tensor) if factor == 1.0 else lengths(tensor) * factor
 
 
 def record(model: nn.Module, *, keep_inputs: bool = False) -> Recording:

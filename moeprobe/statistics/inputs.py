@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moeprobe.routers.routing import lengths
 from moeprobe.statistics.rows import column_sums, finite, finite_rows, taken
 
 
@@ -19,7 +20,7 @@ class InputSums:
     @classmethod
     def of(cls, inputs: Tensor) -> "InputSums":
         """Sum up ``inputs`` [rows, hidden]: norms and sums of a few rows in float32, sums of these in float64."""
-        norms = torch.linalg.vector_norm(inputs, dim=-1, dtype=torch.float32)
+        norms = lengths(inputs)
         if finite(norms) is not None:
             # Either a row holds what is not finite, or its square is beyond float32.
             inputs = taken(inputs, finite_rows(inputs))

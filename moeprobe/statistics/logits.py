@@ -5,6 +5,7 @@ from torch import Tensor
 
 from moeprobe.findings.evidence import ExtremeLogit, Logits
 from moeprobe.findings.router import Router
+from moeprobe.routers.routing import lengths
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.rows import both, column_sums, finite_rows, left_out, taken
@@ -65,8 +66,7 @@ class LogitStatistic(Statistic):
     def _spread(self, logits: Tensor) -> None:
         mean = logits.mean(dim=-1, keepdim=True)
         centred = logits - mean
-        lengths = torch.linalg.vector_norm(centred, dim=-1)
-        self.spread += _SPREAD.count(lengths / logits.shape[-1] ** 0.5)
+        self.spread += _SPREAD.count(lengths(centred) / logits.shape[-1] ** 0.5)
         self.total += mean.sum(dtype=torch.float64).cpu()
         self.per_expert += column_sums(centred).cpu()
         self.squares += column_sums(centred.square_()).cpu()

@@ -4,6 +4,7 @@ import torch
 
 from moeprobe.findings.evidence import Selection
 from moeprobe.findings.router import Router
+from moeprobe.routers.routing import lengths
 from moeprobe.routers.rule import same_set
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
@@ -80,10 +81,9 @@ class SelectionStatistic(Statistic):
 
 def _spread(selection: torch.Tensor) -> torch.Tensor:
     """[tokens] standard deviation over the finite selection scores (groups that are left out may stand at -inf)."""
-    centred = selection.to(torch.float64, copy=True)
-    lengths: torch.Tensor = torch.linalg.vector_norm(centred.sub_(centred.mean(dim=-1, keepdim=True)), dim=-1)
-    if finite(lengths) is None:
-        return lengths / selection.shape[-1] ** 0.5
+    sizes = lengths(selection - selection.mean(dim=-1, keepdim=True))
+    if finite(sizes) is None:
+        return sizes.double() / selection.shape[-1] ** 0.5
     usable = torch.where(torch.isfinite(selection), selection.double(), torch.nan)
     return (usable - usable.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
 
