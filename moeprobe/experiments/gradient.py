@@ -95,7 +95,7 @@ def _all_above_zero(logits: Tensor, dtype: torch.dtype) -> bool:
     low, high = torch.stack(torch.aminmax(logits)).tolist()
     edge = math.log(torch.finfo(dtype).tiny) + math.log(logits.shape[-1]) + 1
     # False as well where either is NaN or infinite.
-    return min(low, 0.0) - max(high, 0.0) > edge
+    return bool(min(low, 0.0) - max(high, 0.0) > edge)
 
 
 def _dtype(arithmetic: Arithmetic | None, part: Literal["product", "score"]) -> torch.dtype:

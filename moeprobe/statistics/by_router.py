@@ -98,6 +98,11 @@ class ByRouter(ABC, Generic[S]):
         self._flush()
         return self._routers
 
+    @routers.setter
+    def routers(self, found: dict[str, S]) -> None:
+        self._flush()
+        self._routers = found
+
     def _flush(self) -> None:
         waiting, self._waiting, self._held = self._waiting, [], 0
         for seen in waiting:

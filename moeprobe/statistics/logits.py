@@ -54,8 +54,8 @@ class LogitStatistic(Statistic):
         self._spread(logits)
         if seen.rounding is not None:
             gap = taken(seen.rounding, finite_rows(seen.rounding)).double()
-            gap -= gap.mean(dim=-1, keepdim=True)
-            self.noise += torch.stack([gap.square().sum(), gap.new_tensor(gap.numel())]).cpu()
+            lost = float((gap - gap.mean(dim=-1, keepdim=True)).square().sum())
+            self.noise += torch.tensor([lost, gap.numel()], dtype=torch.float64)
         self._look_below(logits, taken(seen.record.experts, clean), seen.slots_within(logits.shape[-1]))
         token_ids = None if seen.record.token_ids is None else taken(seen.record.token_ids, clean)
         # The router's own numbers decide what underflows, not their recomputation.

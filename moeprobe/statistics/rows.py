@@ -50,6 +50,8 @@ def left_out(keep: Rows) -> int:
 def column_sums(tensor: Tensor) -> Tensor:
     """Sums over the rows of [rows, columns], [columns] float64: of 32 rows at a time in float32, and of these then."""
     whole = tensor.shape[0] // _BLOCK * _BLOCK
-    blocks = tensor[:whole].unflatten(0, (-1, _BLOCK)).sum(dim=1, dtype=torch.float32)
+    blocks = tensor[:whole].reshape(-1, _BLOCK, tensor.shape[-1]).sum(dim=1, dtype=torch.float32)
     total = blocks.sum(dim=0, dtype=torch.float64)
-    return total if whole == tensor.shape[0] else total + tensor[whole:].sum(dim=0, dtype=torch.float64)
+    if whole < tensor.shape[0]:
+        total += tensor[whole:].sum(dim=0, dtype=torch.float64)
+    return total

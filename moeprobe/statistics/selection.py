@@ -1,5 +1,7 @@
 """Selection: how firm the choice is."""
 
+import math
+
 import torch
 
 from moeprobe.findings.evidence import Selection
@@ -83,9 +85,10 @@ def _spread(selection: torch.Tensor) -> torch.Tensor:
     """[tokens] standard deviation over the finite selection scores (groups that are left out may stand at -inf)."""
     sizes = lengths(selection - selection.mean(dim=-1, keepdim=True))
     if finite(sizes) is None:
-        return sizes.double() / selection.shape[-1] ** 0.5
+        return sizes.double().div_(math.sqrt(selection.shape[-1]))
     usable = torch.where(torch.isfinite(selection), selection.double(), torch.nan)
-    return (usable - usable.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
+    spread: torch.Tensor = (usable - usable.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
+    return spread
 
 
 def _mixed(number: int) -> int:
