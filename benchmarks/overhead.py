@@ -89,13 +89,14 @@ def ways(model: Any) -> dict[str, Way]:
         everything.update(record)
         gradient.update(record)
 
-    def recorded(sink: Callable[[Record], None], keep_inputs: bool) -> Way:
+    def recorded(sink: Callable[[Record], None], keep_inputs: bool, end: Callable[[], object] = lambda: None) -> Way:
         recording = Recording(model, sink=sink, keep_inputs=keep_inputs)
 
         def run(read: Iterable[Tensor]) -> None:
             with recording:
                 for ids in read:
                     forward(model, ids)
+                    end()
 
         return run
 
@@ -113,7 +114,7 @@ def ways(model: Any) -> dict[str, Way]:
         "bare, again (noise)": bare,
         "recording": recorded(lambda _: None, False),
         "recording and load": recorded(count, False),
-        "all statistics": recorded(summarise, True),
+        "all statistics": recorded(summarise, True, lambda: everything.routers),
         "output_router_logits": native,
     }
     if importlib.util.find_spec("moewatch"):

@@ -4,6 +4,7 @@ The derivative of sqrt(softplus) divides by its result. An unselected expert has
 0 * inf is NaN: the forward pass stays finite while one training step destroys the gate (docs/science.md B0).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -31,20 +32,23 @@ class GradientTest:
         router = record.router
         if record.inputs is None or record.logits is None or router.score_function is None:
             return
-        seen = self.found.get(router.path, Backward())
-        score = scores(record.logits.to(_dtype(router.arithmetic, "score")), router.score_function)
-        zero = score == 0
-        rows = zero.any(dim=-1) & torch.isfinite(record.logits).all(dim=-1) if bool(zero.any()) else None
+        if router.path not in self.found:
+            self.found[router.path] = Backward()
+        dtype = _dtype(router.arithmetic, "score")
+        rows = None
+        if not _all_above_zero(record.logits, dtype):
+            zero = scores(record.logits.to(dtype), router.score_function) == 0
+            rows = zero.any(dim=-1) & torch.isfinite(record.logits).all(dim=-1)
         if rows is not None and bool(rows.any()):
             gate, inputs = router_backward(record.select(rows))
             broken = ~torch.isfinite(gate)
+            seen = self.found[router.path]
             experts = {*seen.experts, *broken.any(dim=-1).nonzero().flatten().tolist()}
-            seen = Backward(
+            self.found[router.path] = Backward(
                 tokens=seen.tokens + int(rows.sum()),
                 nonfinite=seen.nonfinite + int(broken.sum()) + int((~torch.isfinite(inputs)).sum()),
                 experts=sorted(experts),
             )
-        self.found[router.path] = seen
 
     def merge(self, found: Mapping[str, Backward]) -> None:
         """Take in what another test has found on other tokens."""
@@ -78,6 +82,20 @@ def router_backward(record: Record) -> tuple[Tensor, Tensor]:
     above = above.to(product)
     inputs = above[:, :0] if gate.weight is None else above @ gate.weight.detach().to(above)
     return above.mT @ record.inputs.to(above), inputs
+
+
+def _all_above_zero(logits: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the extremes of the logits already show that no score is zero; False where they do not.
+
+    Of n columns no softmax is below exp(lowest - highest) / n, and no sigmoid and no softplus below
+    exp(lowest) / 2 where the lowest is negative.
+    """
+    if not logits.numel():
+        return True
+    low, high = torch.stack(torch.aminmax(logits)).tolist()
+    edge = math.log(torch.finfo(dtype).tiny) + math.log(logits.shape[-1]) + 1
+    # False as well where either is NaN or infinite.
+    return bool(min(low, 0.0) - max(high, 0.0) > edge)
 
 
 def _dtype(arithmetic: Arithmetic | None, part: Literal["product", "score"]) -> torch.dtype:

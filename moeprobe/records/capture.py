@@ -11,7 +11,7 @@ from moeprobe.records.known import Habit
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.probabilities import is_probabilities, logits_behind
-from moeprobe.routers.routing import Routing, first_float, read_arguments, read_output, rows
+from moeprobe.routers.routing import Routing, first_float, lengths, read_arguments, read_output, rows
 from moeprobe.routers.verify import same_routing
 from moeprobe.routers.watched import routing_by_rows
 
@@ -37,6 +37,7 @@ class Capture:
         self.site = site
         self._done = done
         self._pass = _Pass()
+        self._counted: dict[int, int] = {}
         before = habit or Habit()
         self._probabilities, self._norm_path = before.probabilities, before.norm_path
 
@@ -59,7 +60,8 @@ class Capture:
         if site.shared_gate is not None:
             handles.append(site.shared_gate.register_forward_hook(self._shared_gate))
         for path, norm in site.norms:
-            handles.append(norm.register_forward_hook(self._norm(path)))
+            if self._norm_path in (None, path):
+                handles.append(norm.register_forward_hook(self._norm(path)))
         if site.block is not None:
             handles.append(site.block.register_forward_pre_hook(self._block_begins, with_kwargs=True))
             handles.append(site.block.register_forward_hook(self._block_ends))
@@ -94,9 +96,14 @@ class Capture:
             call.returned = read_output(output, self.site.logits_index, count)
         self._look_behind(module)
         logits = call.returned.logits
-        call.skips = logits is not None and logits.shape[-1] > expert_count(self.site, logits.shape[-1])
+        call.skips = logits is not None and logits.shape[-1] > self._experts(logits.shape[-1])
         if self.site.block is None:
             self._finish()
+
+    def _experts(self, columns: int) -> int:
+        if columns not in self._counted:
+            self._counted[columns] = expert_count(self.site, columns)
+        return self._counted[columns]
 
     def _look_behind(self, router: nn.Module) -> None:
         """Logits are logits: where the router returns probabilities, take what they were made of."""
@@ -118,12 +125,12 @@ class Capture:
             return
         logits = call.returned.logits
         given = read_arguments(args, kwargs, None if logits is None else logits.shape[-1])
+        call.equal = same_routing(given, call.returned)
         # Copies: some experts overwrite their arguments in place.
         call.given = Routing(
             None if given.experts is None else given.experts.clone(),
             None if given.weights is None else given.weights.clone(),
         )
-        call.equal = self._compare()
 
     def _compare(self) -> bool | None:
         return same_routing(self._pass.call.given, self._pass.call.returned)
@@ -168,7 +175,7 @@ class Capture:
     def _norm(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
             given = first_float(args)
-            if given is not None and isinstance(output, Tensor) and self._norm_path in (None, path):
+            if given is not None and isinstance(output, Tensor):
                 self._pass.norm_calls[path] = (given, output)
 
         return hook
@@ -184,6 +191,8 @@ class Capture:
                 self._norm_path = path
                 self._pass.call.norm_path = path
                 self._pass.call.norm_inputs, self._pass.call.norm_output = rows(inputs), rows(output)
+                # Now, while the norm has just read them.
+                self._pass.call.residual = lengths(rows(inputs))
         self._pass.norm_calls.clear()
         self._pass.call.block_inputs = rows(given)
 

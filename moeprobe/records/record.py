@@ -57,6 +57,8 @@ class Record:
 
     def select(self, keep: Tensor) -> "Record":
         """The rows where ``keep`` [tokens] bool is true."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        kept: dict[str, Any] = {name: value[keep] for name, value in values.items() if isinstance(value, Tensor)}
+        values, rows = {field.name: getattr(self, field.name) for field in fields(self)}, keep.nonzero().flatten()
+        kept: dict[str, Any] = {
+            name: value.index_select(0, rows) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **kept)

@@ -14,12 +14,13 @@ from moeprobe.findings.router import Router
 from moeprobe.records.capture import Capture
 from moeprobe.records.known import Known
 from moeprobe.records.record import Record
-from moeprobe.records.scopes import Scopes
+from moeprobe.records.row_labels import RowLabels
+from moeprobe.records.scopes import Frame, Scopes
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
-from moeprobe.routers.routing import UNUSED, widened
+from moeprobe.routers.routing import UNUSED, lengths, widened
 from moeprobe.routers.verify import misplaced, verify
 
 Sink = Callable[[Record], None]
@@ -36,6 +37,7 @@ class _Pass(threading.local):
         self.fired: dict[str, int] = {}
         self.documents: Tensor | None = None
         self.kept: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.labels: tuple[Frame, int, torch.device, RowLabels] | None = None
 
 
 class Recording:
@@ -121,6 +123,7 @@ class Recording:
 
         """
         self._pass.documents, self._pass.kept = documents, (keep, decoder_keep)
+        self._pass.labels = None
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -164,7 +167,7 @@ class Recording:
         """End the forward pass of this thread; for one that was stopped before its own end."""
         for capture in self._captures:
             capture.flush()
-        self._pass.documents, self._pass.kept = None, (None, None)
+        self._pass.documents, self._pass.kept, self._pass.labels = None, (None, None), None
         for capture in self._captures:
             path = capture.site.path
             if self._pass.fired.get(path, 0) == 0:
@@ -212,71 +215,58 @@ class Recording:
         used, returned = call.used, call.returned
         assert used.experts is not None
         assert used.weights is not None
-        experts = widened(used.experts.long().clone(), gate.router.top_k, UNUSED)
-        weights = widened(used.weights.float().clone(), gate.router.top_k, 0)
+        # What the experts were given are copies already.
+        experts = used.experts.to(torch.int64, copy=call.given.experts is None)
+        weights = used.weights.to(torch.float32, copy=call.given.weights is None)
+        experts, weights = widened(experts, gate.router.top_k, UNUSED), widened(weights, gate.router.top_k, 0)
         total = experts.shape[0]
-        token_ids, positions, documents, keep = self._rows(total, gate.router.path, experts.device)
+        labels = self._labels(total, gate.router.path, experts.device)
+        keep = None if labels.keep is None else labels.keep.nonzero().flatten()
+
+        def kept(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or keep is None else tensor.index_select(0, keep)
+
         changed = call.equal is False and returned.experts is not None and returned.weights is not None
-        record = Record(
+        return Record(
             router=gate.router,
-            logits=None if used.logits is None else used.logits.float().clone(),
-            experts=experts,
-            weights=weights,
-            token_ids=token_ids,
-            positions=positions,
-            documents=documents,
+            logits=kept(_copy(used.logits, torch.float32)),
+            experts=experts if keep is None else experts[keep],
+            weights=weights if keep is None else weights[keep],
+            token_ids=labels.token_ids,
+            positions=labels.positions,
+            documents=labels.documents,
             gate=gate,
-            returned_experts=returned.experts.long().clone() if changed and returned.experts is not None else None,
-            returned_weights=returned.weights.float().clone() if changed and returned.weights is not None else None,
+            returned_experts=kept(_copy(returned.experts if changed else None, torch.int64)),
+            returned_weights=kept(_copy(returned.weights if changed else None, torch.float32)),
             misplaced=misplaced(call),
             executed=sum(call.executed.values()),
-            inputs=call.inputs if self._keep_inputs else None,
-            routed=_norms(call.routed, total, gate.router.output_factor or 1.0),
-            shared=_norms(call.gated_shared, total),
-            residual=_norms(call.norm_inputs, total),
+            inputs=kept(call.inputs) if self._keep_inputs else None,
+            routed=kept(_norms(call.routed, total, gate.router.output_factor or 1.0)),
+            shared=kept(_norms(call.gated_shared, total)),
+            residual=kept(call.residual if call.residual is not None and call.residual.shape[0] == total else None),
         )
-        return record if keep is None else record.select(keep)
 
-    def _rows(self, total: int, path: str, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-        """Token ids, positions, documents and the rows to keep, where the batch explains the router's rows."""
+    def _labels(self, total: int, path: str, device: torch.device) -> RowLabels:
+        """Labels of the rows of the router at ``path``; the same tensors for all routers that see the same rows."""
         frame = self._scopes.now
-        shaped = frame.ids if frame.ids is not None else frame.mask
-        try:
-            part = frame.rows_of(total, path)
-        except ValueError:
-            return None, torch.arange(total, device=device), torch.zeros_like(torch.arange(total, device=device)), None
-        if part is not None:
-            total = part.numel()
-        count = 1 if shaped is None or total % shaped.shape[0] else shaped.shape[0]
-        length = total // count
-        explained = frame.ids is None or frame.ids.numel() == total
-        positions = torch.arange(length, device=device).repeat(count)
-        documents = torch.arange(count, device=device).repeat_interleave(length)
-        if self._pass.documents is not None and self._pass.documents.shape[0] == count:
-            documents = self._pass.documents.to(device).repeat_interleave(length)
-        ids = frame.ids
-        token_ids = ids.reshape(-1).to(device) if ids is not None and ids.numel() == total else None
-        labelled = self._pass.kept[0 if frame.first else 1]
-        mask = labelled if labelled is not None else frame.mask
-        keep = None
-        if explained and shaped is not None and mask is not None and mask.shape[0] == count and mask.shape[1] >= length:
-            # While generating, the mask also covers the tokens that are in the cache.
-            cached = mask.shape[1] - length
-            positions = positions + cached
-            keep = mask[:, cached:].reshape(-1).bool().to(device)
-        if part is not None:
-            part = part.to(device)
-            token_ids = None if token_ids is None else token_ids[part]
-            positions, documents, keep = positions[part], documents[part], None if keep is None else keep[part]
-        return token_ids, positions, documents, keep
+        before = self._pass.labels
+        # Token types tell the rows of one router from those of another.
+        if before is not None and before[:3] == (frame, total, device) and not frame.types:
+            return before[3]
+        labels = RowLabels.of(frame, total, path, device, self._pass.documents, self._pass.kept)
+        self._pass.labels = (frame, total, device, labels)
+        return labels
+
+
+def _copy(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype, copy=True)
 
 
 def _norms(tensor: Tensor | None, total: int, factor: float = 1.0) -> Tensor | None:
     """L2 norm of each row in float32; None where the rows are not the router's rows."""
     if tensor is None or tensor.shape[0] != total:
         return None
-    norms: Tensor = torch.linalg.vector_norm(tensor.float(), dim=-1)
-    return norms * factor
+    return lengths(tensor) if factor == 1.0 else lengths(tensor) * factor
 
 
 def record(model: nn.Module, *, keep_inputs: bool = False) -> Recording:

@@ -52,7 +52,8 @@ class RecordStore:
         for field in FIELDS:
             tensor = getattr(record, field)
             if tensor is not None:
-                self._tensors[f"{record.router.path}/{field}"] = tensor.cpu().contiguous()
+                # Copies, since routers that see the same rows share their labels.
+                self._tensors[f"{record.router.path}/{field}"] = tensor.cpu().clone().contiguous()
 
     def flush(self, batch: int | None = None) -> None:
         """Write the records of one batch, and with the first one the gates; ``batch`` is its number, else the next."""

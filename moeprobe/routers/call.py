@@ -17,8 +17,9 @@ class RouterCall:
     what the router decided (None where that cannot be compared), ``executed`` how many rows each expert took,
     where every expert is a module of its own. ``skips``: the logits have more columns than there are experts, and
     a row that chooses none of them is handed on with weight 0 (Zaya), which is an unused slot. ``behind``: the
-    router returned probabilities, and the logits are what was found behind them. Tensors are flattened to [rows,
-    width]; rows are batch x sequence, padding included.
+    router returned probabilities, and the logits are what was found behind them. ``residual`` holds the L2
+    norm of each row of ``norm_inputs``. Other tensors are flattened to [rows, width]; rows are batch x sequence,
+    padding included.
     """
 
     router_calls: int = 0
@@ -40,6 +41,7 @@ class RouterCall:
     norm_path: str | None = None
     norm_inputs: Tensor | None = None
     norm_output: Tensor | None = None
+    residual: Tensor | None = None
 
     @property
     def used(self) -> Routing:

@@ -36,9 +36,12 @@ class Gate:
         """Logits [rows, columns] recomputed in float32 from the router's input [rows, hidden]."""
         if self.weight is None:
             return None
+        weight = self.weight.float().to(inputs.device)
         bias = None if self.logit_bias is None else self.logit_bias.float().to(inputs.device)
+        if not torch.is_autocast_enabled(inputs.device.type):
+            return F.linear(inputs.float(), weight, bias)
         with torch.autocast(inputs.device.type, enabled=False):
-            return F.linear(inputs.float(), self.weight.float().to(inputs.device), bias)
+            return F.linear(inputs.float(), weight, bias)
 
     def scores(self, logits: Tensor) -> Tensor | None:
         """Scores of ``logits`` in their own dtype; None where no score function was identified."""

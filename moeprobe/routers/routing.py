@@ -45,6 +45,12 @@ def rows(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1, tensor.shape[-1])
 
 
+def lengths(tensor: Tensor) -> Tensor:
+    """L2 norm of each row of [rows, width], float32."""
+    found: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float32)
+    return found
+
+
 def first_float(values: Iterable[Any]) -> Tensor | None:
     """The first floating-point tensor of at least two dimensions among the values."""
     for value in values:

@@ -37,9 +37,10 @@ def misplaced(call: RouterCall) -> int | None:
 
     Experts that all run the same number of rows are filled up to a capacity, which says nothing about the choice.
     """
-    if call.used.experts is None or not call.executed:
+    experts = call.used.experts if call.executed else None
+    if experts is None:
         return None
-    chosen = torch.bincount(call.used.experts[call.used.experts >= 0].long().cpu(), minlength=max(call.executed) + 1)
+    chosen = torch.bincount(experts[experts >= 0].long().cpu(), minlength=max(call.executed) + 1)
     ran = torch.zeros_like(chosen)
     for expert, count in call.executed.items():
         ran[expert] = count
@@ -64,6 +65,8 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors hold the same numbers, NaN equal to NaN; the dtype of integers is free."""
     if first.shape != second.shape:
         return False
+    if _same_memory(first, second):
+        return True
     if first.is_floating_point() != second.is_floating_point():
         return False
     if not first.is_floating_point():
@@ -71,4 +74,13 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     if first.dtype != second.dtype:
         return False
     second = second.to(first.device)
+    if torch.equal(first, second):
+        return True
     return bool(((first == second) | (first.isnan() & second.isnan())).all())
+
+
+def _same_memory(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of the same shape are one: nearly always what the router returned is handed on as it is."""
+    if first.device.type == "meta" or first.device != second.device or first.dtype != second.dtype:
+        return False
+    return first.data_ptr() == second.data_ptr() and first.stride() == second.stride()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Generic, Self, TypeVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.statistic import Statistic
+from moeprobe.statistics.tokens import Tokens
 
 
 class StatisticSet:
@@ -51,6 +53,9 @@ class StatisticSet:
             statistic.restore({key.removeprefix(start): tensor for key, tensor in state.items()})
 
 
+_HELD = 2**24
+"""Bytes of tensors that may wait to be taken in."""
+
 S = TypeVar("S", bound=StatisticSet)
 
 
@@ -59,23 +64,57 @@ class ByRouter(ABC, Generic[S]):
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self.routers: dict[str, S] = {}
+        self._tokens: Tokens | None = None
+        self._routers: dict[str, S] = {}
+        self._waiting: list[Observation] = []
+        self._held = 0
 
     @abstractmethod
     def make(self, router: Router) -> S:
         """A set for this router that has seen nothing."""
 
+    def see(self, record: Record, tokens: Tokens) -> Observation:
+        """What is kept of a record until it is counted: not its input, which the model may write over."""
+        return Observation(replace(record, inputs=None), self._seed, tokens)
+
     def update(self, record: Record) -> None:
-        """Take in one record."""
-        path = record.router.path
-        if path not in self.routers:
-            self.routers[path] = self.make(record.router)
-        self.routers[path].update(Observation(record, self._seed))
+        """Take in one record, with those of other routers that see the same tokens: at once, or later but unchanged.
+
+        A forward pass leaves nothing of these statistics' code in the processor's caches. One router at a time, that
+        makes them twice as slow as all routers together.
+        """
+        if self._tokens is None or not self._tokens.are_those_of(record):
+            self._flush()
+            self._tokens = Tokens(record)
+        seen = self.see(record, self._tokens)
+        self._waiting.append(seen)
+        self._held += seen.held
+        if self._held > _HELD:
+            self._flush()
+
+    @property
+    def routers(self) -> dict[str, S]:
+        """The set of every router, by its path, with all that was given."""
+        self._flush()
+        return self._routers
+
+    @routers.setter
+    def routers(self, found: dict[str, S]) -> None:
+        self._flush()
+        self._routers = found
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._held = self._waiting, [], 0
+        for seen in waiting:
+            router = seen.record.router
+            if router.path not in self._routers:
+                self._routers[router.path] = self.make(router)
+            self._routers[router.path].update(seen)
 
     def like(self) -> Self:
         """One of the same probe that has seen nothing."""
         other = copy(self)
-        other.routers = {}
+        other._tokens, other._routers, other._waiting, other._held = None, {}, [], 0
         return other
 
     def merge(self, other: Self) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from moeprobe.findings.evidence import Activations
 from moeprobe.findings.router import Router
+from moeprobe.records.record import Record
 from moeprobe.statistics.balance_law import BalanceLawStatistic
 from moeprobe.statistics.by_router import ByRouter, StatisticSet
 from moeprobe.statistics.contract import ContractStatistic
@@ -12,8 +13,10 @@ from moeprobe.statistics.hash_use import HashStatistic
 from moeprobe.statistics.load import LoadStatistic
 from moeprobe.statistics.logits import LogitStatistic
 from moeprobe.statistics.magnitudes import MagnitudeStatistic
+from moeprobe.statistics.observation import Observation
 from moeprobe.statistics.selection import SelectionStatistic
-from moeprobe.statistics.token_ids import TokenIdStatistic
+from moeprobe.statistics.token_ids import TokenIdStatistic, frequent
+from moeprobe.statistics.tokens import Tokens
 from moeprobe.statistics.weights import WeightStatistic
 
 
@@ -23,7 +26,7 @@ class RouterStatistics(StatisticSet):
     Args:
         router: facts about the router.
         sources: label of each document of the probe.
-        ids: the probe's token ids, most frequent first.
+        ids: the token ids to follow, ascending.
 
     """
 
@@ -73,13 +76,18 @@ class Collector(ByRouter[RouterStatistics]):
         super().__init__(seed)
         self._sources = sources
         values, counted = torch.unique(token_ids, return_counts=True)
-        self._ids = values[counted.argsort(descending=True, stable=True)]
+        self._ids = frequent(values[counted.argsort(descending=True, stable=True)])
+        self._distinct = values.numel()
 
     def make(self, router: Router) -> RouterStatistics:
         """The statistics of a router that has seen nothing."""
         return RouterStatistics(router, self._sources, self._ids)
 
+    def see(self, record: Record, tokens: Tokens) -> Observation:
+        """What is kept of a record, with all that takes its input already worked out."""
+        return Observation(record, self._seed, tokens).settle()
+
     def activations(self, path: str) -> Activations | None:
         """What was seen at the router at ``path``; None where it saw nothing."""
         found = self.routers.get(path)
-        return None if found is None else found.activations(self._ids.numel())
+        return None if found is None else found.activations(self._distinct)

@@ -11,8 +11,8 @@ from torch import Tensor
 from moeprobe.findings.contract import Contract
 from moeprobe.findings.router import Router
 from moeprobe.routers.rule import group_scores
-from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.observation import Observation, edges, repeated
+from moeprobe.statistics.rows import both, finite, finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _UNITS = 4
@@ -68,15 +68,19 @@ class ContractStatistic(Statistic):
             return
         experts = seen.record.experts if seen.record.returned_experts is None else seen.record.returned_experts
         weights = seen.record.weights if seen.record.returned_weights is None else seen.record.returned_weights
-        rows = seen.clean & finite_rows(weights)
-        rows &= ((experts >= 0) & (experts < logits.shape[-1])).all(dim=-1)
+        columns, rows = logits.shape[-1], seen.clean
+        if weights is not seen.record.weights:
+            rows = both(rows, finite_rows(weights))
+        if experts is not seen.record.experts or not seen.slots_within(columns):
+            rows = both(rows, ((experts >= 0) & (experts < columns)).all(dim=-1))
+        whole = self._score == torch.float32 and rows is None
         logits = taken(logits, rows).to(self._score)
-        score = seen.gate.scores(logits)
+        score = seen.own_scores if whole else seen.gate.scores(logits)
         if score is None or not score.shape[0]:
             return
-        finite = finite_rows(score)
-        experts, weights = taken(taken(experts, rows), finite), taken(taken(weights, rows), finite)
-        score, logits = taken(score, finite), taken(logits, finite)
+        clean = finite_rows(score)
+        experts, weights = taken(taken(experts, rows), clean), taken(taken(weights, rows), clean)
+        score, logits = taken(score, clean), taken(logits, clean)
         weights = seen.gate.unscaled(weights, experts)
         if self._router.kind != "hash":
             self._compare_choice(seen, score, logits, experts)
@@ -101,6 +105,9 @@ class ContractStatistic(Statistic):
     def _compare_choice(self, seen: Observation, score: Tensor, logits: Tensor, experts: Tensor) -> None:
         bias = seen.gate.selection_bias
         selection = seen.gate.selection(score, logits)
+        if bias is None and self._router.groups is None and _best_ran(seen, selection, experts):
+            self.chosen += experts.shape[0]
+            return
         ranked = logits if self._router.bias_on == "logits" else score
         room = _UNITS * _eps(self._score) * _largest(ranked).double()
         # Groups that are left out may stand at -inf.
@@ -125,13 +132,14 @@ class ContractStatistic(Statistic):
 
     def _compare_weights(self, seen: Observation, score: Tensor, experts: Tensor, weights: Tensor) -> None:
         bias = seen.gate.selection_bias
-        chosen = score.double().gather(-1, experts)
-        usable = chosen.sum(dim=-1) > _FADED
-        chosen, given = chosen[usable], weights[usable].double()
+        chosen = score.gather(-1, experts).double()
+        total = chosen.sum(dim=-1)
+        usable = None if not total.numel() or float(total.amin()) > _FADED else total > _FADED
+        chosen, given = taken(chosen, usable), taken(weights, usable).double()
         plain = self._unlike(given, chosen)
         biased = plain
         if bias is not None:
-            biased = self._unlike(given, chosen + bias.to(score.device).double()[experts[usable]])
+            biased = self._unlike(given, chosen + bias.to(score.device).double()[taken(experts, usable)])
         self.weighed += chosen.shape[0]
         self.weighting += torch.stack([plain.sum(), biased.sum()]).cpu()
 
@@ -173,17 +181,23 @@ class ContractStatistic(Statistic):
 def _largest(values: Tensor) -> Tensor:
     """[tokens] the largest absolute value that is finite."""
     largest = values.abs().amax(dim=-1)
-    if bool(torch.isfinite(largest).all()):
+    if finite(largest) is None:
         return largest
     return torch.where(torch.isfinite(values), values, 0.0).abs().amax(dim=-1)
 
 
 def _departs(selection: Tensor, experts: Tensor, room: Tensor) -> Tensor:
     """[tokens] whether an expert outside the set beats one inside by more than ``room``, or one is in it twice."""
-    inside = torch.zeros_like(selection, dtype=torch.bool).scatter_(-1, experts, True)
-    worst = selection.masked_fill(~inside, float("inf")).amin(dim=-1)
-    best = selection.masked_fill(inside, float("-inf")).amax(dim=-1)
-    return (best - worst > room) | (inside.sum(dim=-1) < experts.shape[-1])
+    inside, outside = edges(selection, experts)
+    return (outside - inside.amin(dim=-1) > room) | repeated(experts)
+
+
+def _best_ran(seen: Observation, selection: Tensor, experts: Tensor) -> bool:
+    """Whether in every row ``experts`` are distinct, and none that was left out scores higher than any of them."""
+    if selection is seen.selection and experts is seen.chosen and seen.margin is not None:
+        return float(seen.margin.amin()) > 0
+    inside, outside = edges(selection, experts)
+    return bool((outside <= inside.amin(dim=-1)).all()) and not bool(repeated(experts).any())
 
 
 def _shares_differ(first: Tensor, second: Tensor, tolerance: float) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from moeprobe.findings.numbers import Quantiles
-from moeprobe.statistics.rows import taken
+from moeprobe.statistics.rows import finite, taken
 from moeprobe.statistics.statistic import counts
 
 
@@ -25,9 +25,9 @@ class Scale:
 
     def count(self, values: Tensor) -> Tensor:
         """Histogram of the finite values."""
-        finite = taken(values, torch.isfinite(values)).double()
+        numbers = taken(values, finite(values)).double()
         edges = self.edges.to(values.device)
-        bins = torch.bucketize(finite, edges, right=True)
+        bins = torch.bucketize(numbers, edges, right=True)
         return torch.bincount(bins, minlength=edges.numel() + 1).cpu()
 
     def quantile(self, histogram: Tensor, q: float) -> float | None:

@@ -9,7 +9,7 @@ from moeprobe.findings.router import Router
 from moeprobe.statistics.clusters import CLUSTERS, assign, design_effects
 from moeprobe.statistics.intervals import max_vio_interval, uniform_floor
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import taken
+from moeprobe.statistics.slots import tabulate
 from moeprobe.statistics.statistic import Statistic, counts
 
 
@@ -40,25 +40,18 @@ class LoadStatistic(Statistic):
 
     def update(self, seen: Observation) -> None:
         """Count the assignments; unused slots (-1) are not counted."""
-        record = seen.record
-        documents = record.documents.cpu()
-        experts = record.experts.cpu()
-        self.tokens += record.tokens
-        self.documents += torch.bincount(documents, minlength=self.documents.numel())
-        sources = self._source[documents]
-        self.source_tokens += torch.bincount(sources, minlength=self.source_tokens.numel())
-        clusters = self._cluster[documents]
-        self.cluster_tokens += torch.bincount(clusters, minlength=CLUSTERS)
-        self._add("chosen", clusters, experts)
-        self._add("by_source", sources, experts)
+        documents, tokens, place = seen.tokens.by_document
+        clusters, sources = self._cluster[documents], self._source[documents]
+        self.tokens += seen.record.tokens
+        self.documents.index_add_(0, documents, tokens)
+        self.source_tokens.index_add_(0, sources, tokens)
+        self.cluster_tokens.index_add_(0, clusters, tokens)
+        shape = torch.Size((documents.numel(), self.chosen.shape[1]))
+        chosen = tabulate(place, seen.record.experts.cpu(), shape, seen.slots_within(shape[1]))
+        self.chosen.index_add_(0, clusters, chosen)
+        self.by_source.index_add_(0, sources, chosen)
         if seen.unbiased is not None:
-            self._add("unbiased", clusters, seen.unbiased.cpu())
-
-    def _add(self, name: str, row: torch.Tensor, experts: torch.Tensor) -> None:
-        table = getattr(self, name)
-        used = (experts >= 0) & (experts < table.shape[1])
-        flat = taken((row.unsqueeze(-1) * table.shape[1] + experts).flatten(), used.flatten())
-        table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
+            self.unbiased.index_add_(0, clusters, tabulate(place, seen.unbiased.cpu(), shape, named=True))
 
     def value(self) -> Load | None:
         """Counts, MaxVio with its interval and its sampling floor, normalised entropy."""

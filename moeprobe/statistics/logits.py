@@ -5,9 +5,10 @@ from torch import Tensor
 
 from moeprobe.findings.evidence import ExtremeLogit, Logits
 from moeprobe.findings.router import Router
+from moeprobe.routers.routing import lengths
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.rows import both, column_sums, finite_rows, left_out, taken
 from moeprobe.statistics.statistic import Statistic, counts, lexicographic, sums
 
 NAIVE_EDGE = -16.63553
@@ -43,46 +44,50 @@ class LogitStatistic(Statistic):
         logits = seen.logits
         if logits is None:
             return
-        clean = finite_rows(logits)
         native = seen.record.logits
-        if native is not None:
-            clean &= finite_rows(native)
-        self.nonfinite += int((~clean).sum())
-        logits = taken(logits, clean).double()
+        clean = seen.finite if seen.same_logits else both(finite_rows(logits), seen.finite)
+        self.nonfinite += left_out(clean)
+        logits = taken(logits, clean)
         if not logits.shape[0]:
             return
         self.clean += logits.shape[0]
-        centred = logits - logits.mean(dim=-1, keepdim=True)
-        self.spread += _SPREAD.count(centred.square().mean(dim=-1).sqrt())
-        self.total += logits.mean(dim=-1).sum().cpu()
-        self.per_expert += centred.sum(dim=0).cpu()
-        self.squares += centred.square().sum(dim=0).cpu()
-        if native is not None and seen.recomputed:
-            gap = taken(native, clean).double() - logits
-            gap = gap - gap.mean(dim=-1, keepdim=True)
-            self.noise += torch.stack([gap.square().sum().cpu(), torch.tensor(float(gap.numel())).double()])
-        experts = taken(seen.record.experts, clean)
-        chosen = logits.gather(-1, experts.clamp(0, logits.shape[-1] - 1)).flatten()
-        chosen = taken(chosen, (experts >= 0).flatten())
-        self.below += torch.stack([(chosen < NAIVE_EDGE).sum(), (chosen < CLAMP_EDGE).sum()]).cpu()
-        self.pairs += chosen.numel()
+        self._spread(logits)
+        if seen.rounding is not None:
+            gap = taken(seen.rounding, finite_rows(seen.rounding)).double()
+            lost = float((gap - gap.mean(dim=-1, keepdim=True)).square().sum())
+            self.noise += torch.tensor([lost, gap.numel()], dtype=torch.float64)
+        self._look_below(logits, taken(seen.record.experts, clean), seen.slots_within(logits.shape[-1]))
         token_ids = None if seen.record.token_ids is None else taken(seen.record.token_ids, clean)
         # The router's own numbers decide what underflows, not their recomputation.
-        extreme = logits if native is None else taken(native, clean)
-        low, high = torch.aminmax(extreme)
-        self._keep("smallest", extreme, token_ids, low)
-        self._keep("largest", extreme, token_ids, high)
+        extreme = logits if native is None or seen.same_logits else taken(native, clean)
+        self._keep("smallest", extreme, token_ids, extreme.amin(dim=0).tolist())
+        self._keep("largest", extreme, token_ids, extreme.amax(dim=0).tolist())
 
-    def _keep(self, name: str, logits: Tensor, token_ids: Tensor | None, value: Tensor) -> None:
-        before, number = getattr(self, name), float(value)
-        if number > before[0] if name == "smallest" else number < before[0]:
+    def _spread(self, logits: Tensor) -> None:
+        mean = logits.mean(dim=-1, keepdim=True)
+        centred = logits - mean
+        self.spread += _SPREAD.count(lengths(centred) / logits.shape[-1] ** 0.5)
+        self.total += mean.sum(dtype=torch.float64).cpu()
+        self.per_expert += column_sums(centred).cpu()
+        self.squares += column_sums(centred.square_()).cpu()
+
+    def _look_below(self, logits: Tensor, experts: Tensor, named: bool) -> None:
+        """Count chosen logits below the edges; where none at all is, no chosen one is."""
+        self.pairs += experts.numel() if named else int((experts >= 0).sum())
+        if float(logits.amin()) >= CLAMP_EDGE:
+            return
+        chosen = logits.gather(-1, experts.clamp(0, logits.shape[-1] - 1))[experts >= 0].double()
+        self.below += torch.stack([(chosen < NAIVE_EDGE).sum(), (chosen < CLAMP_EDGE).sum()]).cpu()
+
+    def _keep(self, name: str, logits: Tensor, token_ids: Tensor | None, by_expert: list[float]) -> None:
+        before, best = getattr(self, name), min if name == "smallest" else max
+        number = best(by_expert)
+        if best(number, float(before[0])) != number:
             return
         # Among equals the one that a merge would keep, so that the order of batches plays no part.
-        places = (logits == value).nonzero()
-        best = torch.min if name == "smallest" else torch.max
-        expert = best(places[:, 1])
-        rows = places[:, 0][places[:, 1] == expert]
-        token = -1.0 if token_ids is None else float(best(token_ids.to(rows.device)[rows]))
+        expert = best(place for place, value in enumerate(by_expert) if value == number)
+        rows = logits[:, expert] == number
+        token = -1.0 if token_ids is None else float(best(token_ids.to(rows.device)[rows].tolist()))
         candidate = torch.tensor([number, float(expert), token], dtype=torch.float64)
         setattr(self, name, lexicographic(before, candidate, least=name == "smallest"))
 

@@ -7,7 +7,7 @@ from moeprobe.findings.evidence import Magnitudes
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.rows import Rows, both, finite, left_out, taken
 from moeprobe.statistics.statistic import Statistic, counts, sums
 
 _RATIO = Scale(1e-6, 1e6)
@@ -33,21 +33,20 @@ class MagnitudeStatistic(Statistic):
         record = seen.record
         if record.routed is not None:
             # A token that was dropped or skipped has no routed output, rightly.
-            used = (record.experts >= 0).any(dim=-1)
-            finite = torch.isfinite(record.routed) & used
-            self.nonfinite += int((~torch.isfinite(record.routed)).sum())
-            self.zero += int(((record.routed == 0) & used).sum())
-            self.routed += _pair(taken(record.routed, finite).double().square())
+            rows = both(finite(record.routed), seen.used)
+            self.nonfinite += left_out(finite(record.routed))
+            routed = taken(record.routed, rows).double()
+            self.zero += int((taken(record.routed, seen.used) == 0).sum())
+            self.routed += _squares(routed)
             for name, other in (("to_shared", record.shared), ("to_residual", record.residual)):
                 if other is not None:
-                    usable = finite & torch.isfinite(other) & (other > 0)
+                    size = taken(other, rows).double()
+                    usable = _positive(size)
                     histogram = getattr(self, name)
-                    histogram += _RATIO.count(taken(record.routed, usable).double() / taken(other, usable).double())
-        if record.inputs is not None:
-            inputs = taken(record.inputs, finite_rows(record.inputs)).double()
-            flat, width = inputs.flatten(), inputs.shape[-1]
-            self.inputs += torch.tensor([float(flat.dot(flat)) / width, inputs.shape[0]], dtype=torch.float64)
-            self.input_mean += (inputs.new_ones(inputs.shape[0]) @ inputs).cpu()
+                    histogram += _RATIO.count(taken(routed, usable) / taken(size, usable))
+        if (inputs := seen.input_sums) is not None:
+            self.inputs += torch.tensor([inputs.squares / inputs.total.numel(), inputs.rows], dtype=torch.float64)
+            self.input_mean += inputs.total
 
     def value(self) -> Magnitudes | None:
         """The magnitudes in numbers; the input spread is 1 - |mean|^2 / mean |x|^2 under a square root."""
@@ -68,6 +67,12 @@ class MagnitudeStatistic(Statistic):
         )
 
 
-def _pair(values: Tensor) -> Tensor:
-    """(sum, count) of the values."""
-    return torch.tensor([float(values.sum()), float(values.numel())], dtype=torch.float64)
+def _positive(values: Tensor) -> Rows:
+    """Which of the values are finite and above zero."""
+    lowest = float(values.amin()) if values.numel() else 1.0
+    return both(finite(values), None if lowest > 0 else values > 0)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """(sum of squares, count) of the values, float64."""
+    return torch.tensor([float(values.dot(values)), values.numel()], dtype=torch.float64)

@@ -1,18 +1,22 @@
 """Selection: how firm the choice is."""
 
+import math
+
 import torch
 
 from moeprobe.findings.evidence import Selection
 from moeprobe.findings.router import Router
+from moeprobe.routers.routing import lengths
 from moeprobe.routers.rule import same_set
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.rows import both, finite, finite_rows, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _MARGIN = Scale(1e-6, 1e3)
 _SETS = 4_096
 """Buckets of expert sets. A collision can only raise the modal share, by 1/4,096 on average."""
+_64_BITS = 2**64 - 1
 
 
 class SelectionStatistic(Statistic):
@@ -22,6 +26,7 @@ class SelectionStatistic(Statistic):
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self._keys = torch.tensor([_mixed(column) for column in range(router.score_columns + 1)], dtype=torch.int64)
         self.margin = _MARGIN.zeros()
         self.tokens = counts(1)
         self.ties = counts(1)
@@ -34,26 +39,32 @@ class SelectionStatistic(Statistic):
         """Take in the rows whose logits are finite and whose slots are all used."""
         if seen.selection is None or seen.chosen is None or seen.scores is None:
             return
-        rows = seen.clean & finite_rows(seen.scores) & (seen.record.experts >= 0).all(dim=-1)
-        if not bool(rows.any()):
-            return
+        columns = seen.scores.shape[-1]
+        used = None if seen.slots_within(columns) else (seen.record.experts >= 0).all(dim=-1)
+        rows = both(both(seen.clean, finite_rows(seen.scores)), used)
         experts = taken(seen.record.experts, rows)
-        self.tokens += int(rows.sum())
+        if not experts.shape[0]:
+            return
+        self.tokens += experts.shape[0]
         if seen.margin is not None:
             gap = taken(seen.margin, rows)
             self.ties += int((gap == 0).sum())
-            self.margin += _MARGIN.count(gap / _spread(taken(seen.selection, rows).double()).clamp_min(1e-30))
-        ordered = experts.sort(dim=-1).values.cpu()
-        self.sets += torch.bincount(_bucket(ordered), minlength=_SETS)
+            self.margin += _MARGIN.count(gap / _spread(taken(seen.selection, rows)).clamp_min_(1e-30))
+        self.sets += torch.bincount(self._bucket(experts.cpu()), minlength=_SETS)
         bias = seen.gate.selection_bias
         if bias is not None:
-            nothing = torch.zeros_like(taken(seen.scores, rows))
+            nothing = torch.zeros_like(seen.scores[:1])
             alone = seen.gate.selection(nothing, nothing)
             self.bias_only += int(same_set(seen.gate.choose(alone), experts).sum())
         if seen.noisy is not None:
-            self.noise += int((seen.noisy & rows).sum())
+            self.noise += int(taken(seen.noisy, rows).sum())
         if seen.rounded is not None:
-            self.precision += int((seen.rounded & rows).sum())
+            self.precision += int(taken(seen.rounded, rows).sum())
+
+    def _bucket(self, experts: torch.Tensor) -> torch.Tensor:
+        """The bucket [tokens] of each set [tokens, k]: sums of one fixed random number an expert, in any order."""
+        keys = self._keys[experts.clamp_max(self._keys.numel() - 1)].sum(dim=-1)
+        return (keys >> 32) % _SETS
 
     def value(self) -> Selection | None:
         """Shares of tokens; None for hash routers and where no token was seen."""
@@ -72,15 +83,17 @@ class SelectionStatistic(Statistic):
 
 def _spread(selection: torch.Tensor) -> torch.Tensor:
     """[tokens] standard deviation over the finite selection scores (groups that are left out may stand at -inf)."""
-    if bool(torch.isfinite(selection.sum())):
-        return (selection - selection.mean(dim=-1, keepdim=True)).square().mean(dim=-1).sqrt()
-    finite = torch.where(torch.isfinite(selection), selection, torch.nan)
-    return (finite - finite.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
+    sizes = lengths(selection - selection.mean(dim=-1, keepdim=True))
+    if finite(sizes) is None:
+        return sizes.double().div_(math.sqrt(selection.shape[-1]))
+    usable = torch.where(torch.isfinite(selection), selection.double(), torch.nan)
+    spread: torch.Tensor = (usable - usable.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt()
+    return spread
 
 
-def _bucket(ordered: torch.Tensor) -> torch.Tensor:
-    """A polynomial hash of each sorted set [tokens, k] into its bucket."""
-    key = torch.zeros(ordered.shape[0], dtype=torch.int64)
-    for column in ordered.unbind(dim=-1):
-        key = (key * 1_000_003 + column + 1) % 2_147_483_647
-    return (key * 2_654_435_761 % 4_294_967_296) >> 20
+def _mixed(number: int) -> int:
+    """A fixed random 62-bit number for each number (the finaliser of SplitMix64, Steele et al., OOPSLA 2014)."""
+    mixed = (number + 1) * 0x9E3779B97F4A7C15 & _64_BITS
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _64_BITS
+    return (mixed ^ mixed >> 31) >> 2

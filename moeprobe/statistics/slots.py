@@ -6,18 +6,20 @@ from torch import Tensor
 from moeprobe.statistics.observation import Observation
 
 
-def tabulate(row: Tensor, experts: Tensor, shape: torch.Size) -> Tensor:
+def tabulate(row: Tensor, experts: Tensor, shape: torch.Size, named: bool = False) -> Tensor:
     """Count assignments by row, [rows, columns] int64.
 
     Args:
         row: [tokens] int64.
         experts: [tokens, k] int64; unused slots (-1) are not counted.
         shape: of the table.
+        named: every slot is known to name one of the columns.
 
     """
-    used = (experts >= 0) & (experts < shape[1])
-    flat = (row.unsqueeze(-1) * shape[1] + experts)[used]
-    return torch.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+    flat = row.unsqueeze(-1) * shape[1] + experts
+    if not named:
+        flat = flat[(experts >= 0) & (experts < shape[1])]
+    return torch.bincount(flat.flatten(), minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def slot_entropies(experts: Tensor) -> Tensor:

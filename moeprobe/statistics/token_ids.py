@@ -1,17 +1,21 @@
 """Token-id choices: how much the id of a token says about its experts, beside the shuffle null."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moeprobe.findings.evidence import TokenIds
 from moeprobe.findings.router import Router
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import taken
+from moeprobe.statistics.slots import tabulate
 from moeprobe.statistics.statistic import Statistic, counts
 
 TRACKED = 256
 """The most frequent token ids of the probe; every other id falls into one common row."""
+
+
+def frequent(ids: Tensor) -> Tensor:
+    """The ids to follow, ascending, of all that are there, the most frequent first."""
+    return ids[:TRACKED].sort().values
 
 
 class TokenIdStatistic(Statistic):
@@ -22,43 +26,30 @@ class TokenIdStatistic(Statistic):
 
     Args:
         router: facts; its number of score columns is the width.
-        ids: the token ids to follow, most frequent first.
+        ids: the token ids to follow, ascending (``frequent``).
 
     """
 
     added = ("seen", "shuffled", "tokens")
 
     def __init__(self, router: Router, ids: Tensor) -> None:
-        self._ids = ids[:TRACKED].sort().values
+        self._ids = ids
         self.seen = counts(self._ids.numel() + 1, router.score_columns)
         self.shuffled = counts(self._ids.numel() + 1, router.score_columns)
         self.tokens = counts(1)
 
     def update(self, seen: Observation) -> None:
         """Count one record; it holds whole documents, within which the experts are permuted for the null."""
-        record = seen.record
-        if record.token_ids is None or not self._ids.numel():
+        row = seen.tokens.places(self._ids)
+        if row is None:
             return
-        ids = record.token_ids.cpu()
-        # numpy's search is some twenty times as fast as torch's on integers.
-        place = torch.from_numpy(np.searchsorted(self._ids.numpy(), ids.numpy())).clamp_max(self._ids.numel() - 1)
-        row = torch.where(self._ids[place] == ids, place, self._ids.numel())
-        experts = record.experts.cpu()
+        experts, named = seen.record.experts.cpu(), seen.slots_within(self.seen.shape[1])
+        self.tokens += experts.shape[0]
+        self.seen += tabulate(row, experts, self.seen.shape, named)
         key = torch.rand(experts.shape[0], generator=seen.generator(2), dtype=torch.float64)
-        documents = record.documents.cpu()
-        order = torch.argsort(documents + key)
-        here = torch.argsort(documents, stable=True)
-        mixed = torch.empty_like(experts)
-        mixed[here] = experts[order]
-        self.tokens += record.tokens
-        self._add(self.seen, row, experts)
-        self._add(self.shuffled, row, mixed)
-
-    @staticmethod
-    def _add(table: Tensor, row: Tensor, experts: Tensor) -> None:
-        used = (experts >= 0) & (experts < table.shape[1])
-        flat = taken((row.unsqueeze(-1) * table.shape[1] + experts).flatten(), used.flatten())
-        table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
+        order = torch.argsort(key.add_(seen.tokens.documents))
+        here = seen.tokens.in_order
+        self.shuffled += tabulate(row if here is None else row[here], experts[order], self.shuffled.shape, named)
 
     def value(self) -> TokenIds | None:
         """Mutual information in nats, its shuffle null, and the entropy of the load in nats."""

@@ -7,7 +7,7 @@ from moeprobe.findings.numbers import Quantiles
 from moeprobe.findings.router import Router
 from moeprobe.statistics.histogram import Scale
 from moeprobe.statistics.observation import Observation
-from moeprobe.statistics.rows import finite_rows, taken
+from moeprobe.statistics.rows import both, finite, finite_rows, left_out, taken
 from moeprobe.statistics.statistic import Statistic, counts
 
 _SUM = Scale(1e-8, 1e4)
@@ -45,12 +45,12 @@ class WeightStatistic(Statistic):
         """Take in the weights of one record."""
         experts = seen.record.experts
         weights = seen.gate.unscaled(seen.record.weights.double(), experts)
-        finite = finite_rows(weights)
-        self.nonfinite += int((~finite).sum())
+        clean = seen.weighed if seen.gate.expert_scale is None else finite_rows(weights)
+        self.nonfinite += left_out(clean)
         self.tokens += weights.shape[0]
         # A token that was dropped, or skipped by choice, has no weights to speak of.
-        finite &= (experts >= 0).any(dim=-1)
-        total = taken(weights, finite).sum(dim=-1)
+        rows = both(clean, seen.used)
+        total = taken(weights, rows).sum(dim=-1)
         if not total.numel():
             return
         self.sum += _SUM.count(total)
@@ -58,8 +58,8 @@ class WeightStatistic(Statistic):
         promise = self._promise(seen)
         if promise is None:
             return
-        promise = taken(promise, finite)
-        usable = torch.isfinite(promise) & (promise > 0)
+        promise = taken(promise, rows)
+        usable = both(finite(promise), None if float(promise.amin()) > 0 else promise > 0)
         ratio = taken(total, usable) / taken(promise, usable)
         if ratio.numel():
             arithmetic = self._router.arithmetic
@@ -75,24 +75,30 @@ class WeightStatistic(Statistic):
         if router.declared.scaling_factor is not None and router.output_factor == 1.0:
             # Only where the block adds nothing of its own must the config's factor be inside the weights.
             factor = router.declared.scaling_factor
-        scores = seen.gate.scores(seen.record.logits) if seen.record.logits is not None else seen.scores
+        scores = seen.scores if seen.record.logits is None else seen.own_scores
         if factor is None or router.renormalised is None or scores is None:
             return None
         experts = seen.record.experts
-        chosen = scores.double().gather(-1, experts.clamp(0, scores.shape[-1] - 1)).masked_fill(experts < 0, 0.0)
-        real = taken(chosen.flatten(), ((experts >= 0) & torch.isfinite(chosen)).flatten())
+        full = seen.slots_within(scores.shape[-1])
+        named = experts if full else experts.clamp(0, scores.shape[-1] - 1)
+        chosen = scores.gather(-1, named).double()
+        if not full:
+            chosen = chosen.masked_fill(experts < 0, 0.0)
+        flat = chosen.flatten()
+        real = taken(flat, both(finite(flat), None if full else (experts >= 0).flatten()))
         if real.numel():
-            self.smallest_score = torch.minimum(self.smallest_score, real.min().cpu().reshape(1))
+            self.smallest_score = torch.minimum(self.smallest_score, real.amin().cpu().reshape(1))
         if router.renormalised:
             # Whether a norm was taken before or after slots were dropped is the family's choice.
-            full = (experts >= 0).all(dim=-1)
-            return torch.where(full, factor, float("nan")).double()
+            promise = torch.full_like(chosen[:, 0], factor)
+            return promise if full else promise.masked_fill((experts < 0).any(dim=-1), float("nan"))
         return factor * chosen.sum(dim=-1)
 
     def _extremes(self, name: str, values: torch.Tensor) -> None:
         low, high = f"smallest_{name}", f"largest_{name}"
-        setattr(self, low, torch.minimum(getattr(self, low), values.min().cpu().reshape(1)))
-        setattr(self, high, torch.maximum(getattr(self, high), values.max().cpu().reshape(1)))
+        least, most = torch.aminmax(values)
+        setattr(self, low, torch.minimum(getattr(self, low), least.cpu().reshape(1)))
+        setattr(self, high, torch.maximum(getattr(self, high), most.cpu().reshape(1)))
 
     def value(self) -> Weights | None:
         """The weights in numbers, None where no token was seen."""

@@ -90,14 +90,15 @@ def states(collector: Collector) -> dict[str, dict[str, Tensor]]:
     return {type(s).__name__: s.state() for s in statistics.all}
 
 
-def assert_equal(first: Collector, second: Collector, but: tuple[str, ...] = ()) -> None:
+def assert_equal(first: Collector, second: Collector, but: tuple[str, ...] = (), float32: tuple[str, ...] = ()) -> None:
     for name, state in states(first).items():
         for part, tensor in state.items():
             other = states(second)[name][part]
             if part in but:
                 continue
             if tensor.is_floating_point():
-                assert torch.allclose(tensor, other, rtol=1e-9, atol=1e-9, equal_nan=True), (name, part)
+                error = 1e-5 if part in float32 else 1e-9
+                assert torch.allclose(tensor, other, rtol=error, atol=error, equal_nan=True), (name, part)
             else:
                 assert torch.equal(tensor, other), (name, part)
 
@@ -116,8 +117,10 @@ def test_merged_is_streamed_is_at_once(kind: str, lengths: list[int], cut: int, 
     merged = collect(records[:cut])
     merged.merge(collect(records[cut:]))
     assert_equal(streamed, merged)
-    # At once, noise and shuffles draw other numbers: those two states are random by design.
-    assert_equal(streamed, collect([join(records)]), but=("noise", "shuffled"))
+    # At once, noise and shuffles draw other numbers: those two states are random by design. Within a record, sums over
+    # the rows are of float32 for 32 rows at a time, and these are other rows then.
+    together = ("per_expert", "squares", "input_mean")
+    assert_equal(streamed, collect([join(records)]), but=("noise", "shuffled"), float32=together)
 
 
 def test_merging_is_commutative_and_with_nothing_changes_nothing() -> None:
