@@ -27,7 +27,7 @@ from typing import Any
 ROWS, LENGTH = 4, 128
 LIMIT = "1500MB"
 METHODS = ("accelerate", "layer", "expert")
-TENSORS_A_FILE = 200
+POOL = 2**24 - 3
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mixtral": {
@@ -55,14 +55,15 @@ def build(family: str, folder: Path, gigabytes: float) -> int:
     config.architectures = [type(AutoModelForCausalLM.from_config(tiny(config))).__name__]
     config.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(2**24, generator=generator).mul_(0.02).to(torch.bfloat16)
+    # Of a length that no expert's size divides: experts must not be equal.
+    pool = torch.randn(POOL, generator=generator).mul_(0.02).to(torch.bfloat16)
 
     def random(shape: Any) -> Any:
         size = shape.numel()
         if len(shape) == 1:
             return torch.ones(shape, dtype=torch.bfloat16)
-        start = int(torch.randint(0, 2**24, (1,), generator=generator))
-        return pool.roll(-start).repeat(-(-size // 2**24))[:size].reshape(shape)
+        start = int(torch.randint(0, POOL, (1,), generator=generator))
+        return pool.roll(-start).repeat(-(-size // POOL))[:size].reshape(shape)
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -145,6 +146,7 @@ def peak_memory() -> int:
 
 def measure(folder: Path, method: str, batches: int) -> None:
     """One measurement, in this process; prints it as JSON."""
+    _import()
     before, start = counters(), time.perf_counter()
     ready = accelerated(folder, batches) if method == "accelerate" else streamed(folder, batches, method == "expert")
     after, seconds = counters(), time.perf_counter() - start
@@ -156,6 +158,18 @@ def measure(folder: Path, method: str, batches: int) -> None:
         **{name: after[name] - before[name] for name in before},
     }
     print(json.dumps(figures))
+
+
+def _import() -> None:
+    """What every method needs; imports take the same few seconds for all, and are not measured."""
+    import accelerate  # noqa: F401
+    import transformers
+
+    import moeprobe.records.stream  # noqa: F401
+
+    assert transformers.AutoModelForCausalLM
+    config = transformers.AutoConfig.for_model("mixtral", **SHAPES["mixtral"])
+    assert type(tiny(config)) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def accelerated(folder: Path, batches: int) -> float:

@@ -49,7 +49,8 @@ class Coupling:
             if "gate" in name or "w1" in name:
                 fused = "up" in name or "input" in name
                 half = _some(matrix[: matrix.shape[0] // 2] if fused else matrix)
-                self._mean[expert] += (half.float().to(rows.device) @ rows.T).mean(dim=0)
+                # The mean of the answers is the answer to the mean.
+                self._mean[expert] += rows @ half.float().to(rows.device).mean(dim=0)
 
     def value(self) -> float | None:
         """Standard errors; None where no input matrix of the experts is recognised."""
