@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.provenance import describe_model
-from moeprobe.errors import ParallelError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
@@ -18,23 +17,16 @@ from moeprobe.opened import Opened
 from moeprobe.parallel.crew import Crew
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
-from moeprobe.records.record import Record
+from moeprobe.recorded import Counters, record, stream
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
-from moeprobe.records.run import probe_recording, run_probe
 from moeprobe.records.store import RecordStore
-from moeprobe.records.streaming import stream_probe
 from moeprobe.resume.bookmark import Bookmark
-from moeprobe.resume.sightings import Sightings
-from moeprobe.resume.snapshot import Snapshot
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.routers.weights import expert_weights, gate_weights
 from moeprobe.statistics.collect import Collector
 from moeprobe.statistics.questions import Questions
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +57,7 @@ def measure(
     questions: Questions | None = None,
     bookmark: Bookmark | None = None,
     crew: Crew | None = None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Record every batch and summarise it, router by router.
 
@@ -78,22 +71,20 @@ def measure(
         store: keeps all records, batch by batch in either case.
         gradient: tries the backward pass of every router, if it is given.
         questions: asks what the experts do, if it is given.
-        bookmark: where the progress is kept, and taken up; a streamed model has none.
+        bookmark: where the progress is kept, and taken up.
         crew: the processes that share the batches; what this gives is what all of them have seen. One process alone
             streams a model.
+        announce: called with a sentence if no progress can be kept.
 
     """
     token_ids = torch.cat([batch.input_ids[batch.counted] for batch in batches])
     collector = Collector([document.source for document in batches.documents], token_ids, seed)
     experts: dict[str, ExpertWeights] = {}
+    counters = Counters(collector, gradient, questions)
     if opened.layers is None:
-        recording = _record(
-            opened, batches, bars, sinks, flush, store, collector, gradient, questions, bookmark, crew or Crew()
-        )
+        recording = record(opened, batches, bars, counters, sinks, flush, store, bookmark, crew or Crew())
     else:
-        counting = [each.update for each in (collector, questions, gradient) if each is not None]
-        sink = _to_all([*counting, *sinks])
-        recording, experts = stream_probe(opened.layers, batches, sink, bars.reading, store)
+        recording, experts = stream(opened, opened.layers, batches, bars, counters, sinks, store, bookmark, announce)
     live = opened.live
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
@@ -109,63 +100,6 @@ def measure(
     ]
     model = describe_model(opened.checkpoint, live, [site.router for site in recording.sites])
     return Measured(recording, gates, routers, model)
-
-
-def _record(
-    opened: Opened,
-    batches: Batches,
-    bars: Progress,
-    sinks: Sequence[Sink],
-    flush: Callable[[int], None],
-    store: RecordStore | None,
-    collector: Collector,
-    gradient: GradientTest | None,
-    questions: Questions | None,
-    bookmark: Bookmark | None,
-    crew: Crew,
-) -> Recording:
-    """Read this process's share of the batches, after those that an earlier run has read, and merge all shares."""
-    takers: list[Sink] = []
-    recording = probe_recording(opened.live, _to_all(takers))
-    seen = Sightings(recording, collector, gradient, questions)
-    if bookmark is not None:
-        bookmark.resume(seen)
-    done = bookmark.batches if bookmark else 0
-    todo = [(number, batches.batches[number]) for number in crew.mine(len(batches))][done:]
-    if todo and todo[0][0] and not done:
-        # Routers are read on the first batch. Every process reads it, or their facts would differ.
-        run_probe(recording, [(0, batches.batches[0])])
-    takers += [seen.update, *sinks, *([store.update] if store else [])]
-
-    def after(number: int) -> None:
-        flush(number)
-        if store is not None:
-            store.flush(number)
-        if bookmark is not None:
-            bookmark.keep(seen)
-        crew.watch()
-
-    if recording.failure is None:
-        run_probe(recording, bars.over(todo, "probing", done), after)
-    if crew.shares > 1:
-        try:
-            seen.gather(map(Snapshot.parse, crew.gather(seen.snapshot().dump())))
-        except ValueError as error:
-            raise ParallelError(
-                f"The processes have read different facts about the router {error}, on different batches; "
-                "analyse this checkpoint in one process."
-            ) from error
-    return recording
-
-
-def _to_all(takers: Sequence[Sink]) -> Sink:
-    """A sink that hands every record on."""
-
-    def sink(record: Record) -> None:
-        for take in takers:
-            take(record)
-
-    return sink
 
 
 def every_gate(recording: Recording, config: Any) -> list[Gate]:

@@ -48,6 +48,11 @@ class Opened:
             return None
         return "expert" if self.layers.stream.by_expert else "layer"
 
+    @property
+    def reading(self) -> Literal["model", "layer", "expert"]:
+        """What is in memory at a time."""
+        return self.streamed or "model"
+
 
 def open_model(
     model: "str | Path | PreTrainedModel",
@@ -62,13 +67,15 @@ def open_model(
     suits: Callable[[str], None] = lambda _: None,
     stream: bool | None = False,
     memory: int | None = None,
+    reading: str | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Opened:
     """Open and load a checkpoint, or take a model that is already loaded.
 
     ``suits`` raises for a model type that cannot be used as asked; it is called before weights are read. ``stream``
     leaves the layers on the disk; None does so where they exceed ``memory`` bytes (what is free without it), and says
-    so to ``announce``.
+    so to ``announce``. ``reading`` is what an earlier run had in memory at a time (``Opened.reading``); it is done so
+    again, whatever is free now.
 
     Raises:
         MoeprobeError: it cannot be used; the message says what to do.
@@ -103,6 +110,8 @@ def open_model(
         else tokenizer
     )
     layers = None
+    if reading is not None:
+        stream = reading != "model"
     if stream or (stream is None and device_map in (None, "cpu")):
         layers = open_stream(
             checkpoint,
@@ -112,6 +121,7 @@ def open_model(
             memory,
             trust_remote_code=trust_remote_code,
             forced=bool(stream),
+            by_expert=None if reading is None else reading == "expert",
             announce=announce,
         )
     if layers is None:

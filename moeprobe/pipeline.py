@@ -82,9 +82,9 @@ def analyze(
         memory: how much may be used, such as "8GB", instead of what is free.
         announce: called with a sentence where the model is streamed.
         save_records: folder for the raw triples (safetensors), one file a batch.
-        keep_progress: folder in which everything done so far is kept after every batch and loss test, for a checkpoint
-            on disk. Called again with the same arguments, the analysis goes on from there. Remove it when the result
-            is safe. Of a streamed analysis nothing is kept: interrupted, it begins again.
+        keep_progress: folder in which everything done so far is kept after every batch and loss test (of a streamed
+            analysis: after every layer), for a checkpoint on disk. Called again with the same arguments, the analysis
+            goes on from there. Remove it when the result is safe.
         restart: throw away what ``keep_progress`` holds.
         parallel: what several processes of torchrun or accelerate share: ``data`` (the batches), ``tensor`` or
             ``expert`` (the weights, as transformers spreads them). All of them return the same result.
@@ -160,6 +160,7 @@ def analyze(
         loading = {"revision": revision, "dtype": dtype, "device_map": device_map, "parallel": parallel}
         if bookmark is not None:
             bookmark.expect(asked(recipe, crew.size, save_records is not None, loading))
+            bookmark.refuse_other_reading(stream)
         opened = open_model(
             model,
             tokenizer,
@@ -172,11 +173,9 @@ def analyze(
             suits=suits,
             stream=stream,
             memory=limit,
+            reading=bookmark.reading if bookmark else None,
             announce=announce,
         )
-        if bookmark is not None and opened.layers is not None:
-            bookmark.refuse_streaming()
-            bookmark = None
         crew.alike = is_spread(opened.live)
         batches = make_batches(documents, opened.reader, recipe.probe, opened.vocabulary)
         probe_read = batches.facts(recipe.probe.texts)
@@ -184,6 +183,7 @@ def analyze(
             refuse_other_probe(before, probe_read)
         if bookmark is not None:
             bookmark.expect(read(opened.checkpoint, batches, opened.live))
+            bookmark.reading = opened.reading
 
         gradient = GradientTest()
         asks = recipe.specialisation.enabled
@@ -199,6 +199,7 @@ def analyze(
             questions=questions,
             bookmark=bookmark,
             crew=crew,
+            announce=announce,
         )
         routers, specialisation = measured.routers, None
         if questions and measured.ran:

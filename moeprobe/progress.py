@@ -40,13 +40,16 @@ class Progress:
             yield tick
 
     @contextmanager
-    def reading(self, total: int, layers: int) -> Iterator[Callable[[int, int], None]]:
-        """Layers done and bytes read of ``total``, with the time that is left; call it with both after each layer."""
-        with tqdm(total=total, unit="B", unit_scale=True, disable=self._hidden, leave=False) as bar:
-            bar.set_description(f"layer 0 of {layers}")
+    def reading(self, total: int, layers: int, layer: int = 0, read: int = 0) -> Iterator[Callable[[int, int], None]]:
+        """Layers done and bytes read of ``total``, with the time that is left; call it with both after each layer.
+
+        An earlier run has done ``layer`` layers and has ``read`` so many bytes.
+        """
+        with tqdm(total=total, initial=read, unit="B", unit_scale=True, disable=self._hidden, leave=False) as bar:
+            bar.set_description(f"layer {layer} of {layers}")
 
             def tick(layer: int, read: int) -> None:
-                bar.set_description(f"layer {layer} of {layers}")
+                bar.set_description(f"layer {layer} of {layers}", refresh=False)
                 bar.update(min(read, total) - bar.n)
 
             yield tick

@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The tests run side by side, one on each core; programs that they start must not take more than one, either.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 

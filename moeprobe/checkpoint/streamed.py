@@ -7,7 +7,7 @@ layer's tensors alone. So fused experts, quantised formats, dtypes, tied weights
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -154,11 +154,12 @@ class LayerStream:
         assembled = [name for experts in self._assembled_in(layer) for name in experts.names]
         self.store.expect([*self._names[layer], *assembled])
 
-    @property
-    def bytes_to_read(self) -> int:
-        """Bytes of all layers in the files, experts included."""
-        names = [name for found in self._names.values() for name in found]
-        return self.store.size(names) + sum(one.bytes for one in (*self.experts.values(), *self._assembled.values()))
+    def bytes_of(self, layers: Collection[str]) -> int:
+        """Bytes of these layers in the files, experts included."""
+        names = [name for layer in layers for name in self._names[layer]]
+        apart = {**self.experts, **self._assembled}
+        single = sum(experts.bytes for path, experts in apart.items() if self._layer(path) in layers)
+        return self.store.size(names) + single
 
     @property
     def resident(self) -> int:

@@ -36,7 +36,7 @@ def command(model: str, output: str | None, **options: Any) -> None:
 
     Writes report.md, figures/ and result.json, the baseline of later checks (so the baseline of a policy file is not
     read here). Exits 0 when the analysis was completed, whatever it found, and 2 when it could not be done.
-    Interrupted, it goes on where it stood when the same command is given again (a streamed one begins again).
+    Interrupted, it goes on where it stood when the same command is given again.
     """
     from moeprobe.cli.measure import settle
 

@@ -51,13 +51,20 @@ class Budget:
             return self.outside + converting
         return self.outside + _CONVERTING * self.layer
 
-    def by_expert(self) -> bool:
-        """Whether experts are to be read one at a time.
+    def by_expert(self, as_begun: bool | None = None) -> bool:
+        """Whether experts are to be read one at a time; ``as_begun`` is how an earlier run has read them.
 
         Raises:
-            StreamError: the memory suffices in neither way.
+            StreamError: the memory suffices in neither way, or not in that of the earlier run.
 
         """
+        if as_begun is not None:
+            if self.needed(as_begun) >= self.memory:
+                raise StreamError(
+                    f"The interrupted analysis needs {format_size(self.needed(as_begun))} for weights alone, and there "
+                    f"are {format_size(self.memory)}; free some memory, or begin anew with --restart."
+                )
+            return as_begun
         if self.needed(False) <= _ROOM * self.memory or (not self.expert and self.needed(False) < self.memory):
             return False
         if self.expert and self.needed(True) < self.memory:

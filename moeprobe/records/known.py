@@ -5,7 +5,7 @@ stands the batch in which it was learned: recordings of different batches of one
 recording of all of them would know.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
@@ -99,9 +99,9 @@ class Known:
         }
         return Facts(gates=gates, relatives=self._relatives, unread=self._unread, habits=self.habits)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The gates' tensors by ``<router path>/<field>``, on the CPU."""
-        return gate_tensors(self.gates)
+    def tensors(self, routers: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The gates' tensors (of the routers at these paths) by ``<router path>/<field>``, on the CPU."""
+        return gate_tensors({path: gate for path, gate in self.gates.items() if routers is None or path in routers})
 
     def restore(self, facts: Facts, tensors: Mapping[str, Tensor], sites: Iterable[Site]) -> None:
         """Put back what ``facts()`` and ``tensors()`` gave, the tensors where each router stands."""
@@ -147,5 +147,6 @@ def _lasting(router: Router) -> Router:
 
 def _placed(router: Router, tensors: Mapping[str, Tensor], site: Site) -> Gate:
     """A saved gate, its tensors on the device of the router's own."""
-    device = next((tensor.device for _, tensor in own_tensors(site.router)), None)
+    # A router on the meta device is one of a layer that is not in memory: the gate is all that there is of it.
+    device = next((tensor.device for _, tensor in own_tensors(site.router) if not tensor.is_meta), None)
     return saved_gate(router, {key: value if device is None else value.to(device) for key, value in tensors.items()})

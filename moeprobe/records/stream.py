@@ -5,8 +5,8 @@ is in memory (``lockstep``), and, where a layer is too large for that, inside of
 one at a time (``single``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,8 @@ from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batch
 from moeprobe.records.expert_pass import ExpertPass
-from moeprobe.records.lockstep import Ended, Lockstep, Stop
+from moeprobe.records.layer_stops import Entry, Finished, Keeper, LayerStops
+from moeprobe.records.lockstep import Lockstep, Stop
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording
 from moeprobe.records.run import MODEL_ERRORS, failure, forward, input_device, probe_recording
@@ -45,14 +46,6 @@ class Streamed:
     experts: dict[str, ExpertWeights] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A batch that waits before a layer, with what the layer will be called with."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 class StreamedProbe:
     """One streamed run.
 
@@ -61,8 +54,8 @@ class StreamedProbe:
         batches: the probe's token batches.
         sink: gets every record and the number of its batch, layer by layer.
         fits: called with the bytes that the first batch holds before the first layer; it may refuse all others.
-        done: called with the layer that is finished, and what the batches carry into the next one, in their order
-            (nothing after the last): with the state of the sink, all that a run is at this point.
+        done: called with every layer that is finished.
+        keeper: keeps the progress, and takes up that of an earlier run; the sink must be part of it.
 
     """
 
@@ -72,22 +65,31 @@ class StreamedProbe:
         batches: Sequence[Batch],
         sink: Callable[[int, Record], None],
         fits: Callable[[int], None] = lambda _: None,
-        done: Callable[[int, Sequence[Entry]], None] = lambda *_: None,
+        done: Callable[[int], None] = lambda _: None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._stream, self._batches, self._sink = stream, batches, sink
         self._fits, self._done = fits, done
         self._layers = stream.layout.layers
         self._inside: int | None = None
-        self._finished: set[int] = set()
+        self._finished = set(range(keeper.layers if keeper else 0))
         self._modules = list(stream.experts)
         self._arithmetic = {path: arithmetic_of(stream.model.get_submodule(path)) for path in self._modules}
         self._passes: dict[str, ExpertPass] = {}
         self._paths = {module: path for path, module in stream.model.named_modules()}
         keep_kernels(len(batches))
         recording = probe_recording(stream.model, self._take)
-        self._result = Streamed(recording)
+        self._result = Streamed(recording, dict(keeper.experts) if keeper else {})
+        self._stops = LayerStops(stream.model, self._layers, len(batches), recording, self._wait, keeper)
+        if keeper is not None:
+            keeper.begin(recording)
         calls = [partial(self._forward, number) for number in range(len(batches))]
         self._lockstep = Lockstep(calls)
+
+    @property
+    def recording(self) -> Recording:
+        """What the routers showed."""
+        return self._result.recording
 
     def run(self) -> Streamed:
         """Run all batches through all layers; a failing forward pass ends as in ``run_probe``.
@@ -101,12 +103,13 @@ class StreamedProbe:
         recording = self._result.recording
         with torch.no_grad(), ExitStack() as undo:
             undo.enter_context(recording)
-            undo.enter_context(self._gates())
+            undo.enter_context(self._stops.attached())
             undo.enter_context(
                 installed([self._stream.model.get_submodule(one) for one in self._modules], self._dispatch)
             )
             try:
-                self._lockstep.run(self._serve)
+                if len(self._finished) < len(self._layers):
+                    self._lockstep.run(self._serve)
             except MODEL_ERRORS as error:
                 recording.failure = failure(recording, error)
             self._leave()
@@ -119,38 +122,20 @@ class StreamedProbe:
     def _forward(self, number: int) -> None:
         """One batch, in its thread, to the end of the last layer with a router."""
         recording = self._result.recording
-        with torch.no_grad():
+        recording.batch = number
+        with torch.no_grad(), self._stops.following():
             try:
                 forward(recording, number, self._batches[number], input_device(self._stream.model))
-            except _Finished:
+            except Finished:
                 recording.end_pass()
 
     def _take(self, record: Record) -> None:
         self._sink(self._result.recording.batch, record)
 
-    @contextmanager
-    def _gates(self) -> Iterator[None]:
-        """Hooks that make every pass wait at the layers, and end behind the last one."""
-        model, handles = self._stream.model, []
-        try:
-            for index, path in enumerate(self._layers):
-                layer = model.get_submodule(path)
-                handles.append(
-                    layer.register_forward_pre_hook(self._waits(index, path), with_kwargs=True, prepend=True)
-                )
-            handles.append(model.get_submodule(self._layers[-1]).register_forward_hook(_finishes))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _waits(self, index: int, path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if index == self._result.recording.batch == 0:
-                self._fits(_size((args, kwargs)))
-            self._lockstep.stop(Stop((index, _ENTRY, 0), path), Entry(args, kwargs))
-
-        return hook
+    def _wait(self, index: int, entry: Entry) -> None:
+        if self._result.recording.batch == 0 and index == self._stops.first:
+            self._fits(_size((entry.args, entry.kwargs)))
+        self._lockstep.stop(Stop((index, _ENTRY, 0), self._layers[index]), entry)
 
     def _dispatch(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Stands in for transformers' implementation of the experts."""
@@ -173,7 +158,7 @@ class StreamedProbe:
         index, kind, *_ = stop.order
         if kind == _ENTRY:
             if self._inside != index:
-                self._leave(waiting)
+                self._leave()
                 self._enter(index)
         elif self._arithmetic[stop.name] == GROUPED:
             experts = self._pass_at(stop.name)
@@ -194,12 +179,13 @@ class StreamedProbe:
         if index + 1 < len(self._layers):
             self._stream.expect(self._layers[index + 1])
 
-    def _leave(self, waiting: Sequence[Entry] = ()) -> None:
+    def _leave(self) -> None:
         """Read what the layer's weights say, free it, and say that it is done."""
         if self._inside is None:
             return
         index, self._inside = self._inside, None
-        layer = self._layers[index]
+        layer, experts = self._layers[index], self._result.experts
+        own: dict[str, ExpertWeights] = {}
         for site in self._sites(layer):
             gate = self._gate(site)
             if site.experts is not None and (path := self._paths[site.experts]) in self._stream.experts:
@@ -207,11 +193,14 @@ class StreamedProbe:
             else:
                 found = None if gate is None else expert_weights(site, gate)
             if found is not None:
-                self._result.experts[site.path] = found
+                own[site.path] = found
+        experts |= own
         self._passes.clear()
         self._stream.leave(layer)
         self._finished.add(index)
-        self._done(index, waiting)
+        if self._result.recording.failure is None:
+            self._stops.finished(index, own)
+        self._done(index)
 
     def _sites(self, layer: str) -> list[Site]:
         return [site for site in self._result.recording.sites if site.path.startswith(f"{layer}.")]
@@ -232,11 +221,3 @@ def _size(values: Any) -> int:
     if isinstance(values, dict):
         values = tuple(values.values())
     return sum(map(_size, values)) if isinstance(values, tuple | list) else 0
-
-
-class _Finished(Ended):
-    """The pass has been through all layers; what would follow turns hidden states into tokens."""
-
-
-def _finishes(_module: nn.Module, _args: Any, _output: Any) -> None:
-    raise _Finished

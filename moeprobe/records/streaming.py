@@ -1,6 +1,6 @@
 """Streaming: when a model is read layer by layer, and one call that does so."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,19 +13,20 @@ from moeprobe.errors import StreamError
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batches
 from moeprobe.records.budget import Budget, budget, refuse_too_many
+from moeprobe.records.layer_stops import Keeper
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording, Sink
 from moeprobe.records.replay import Replay
 from moeprobe.records.single import arithmetic_of
 from moeprobe.records.store import RecordStore
-from moeprobe.records.stream import Entry, StreamedProbe
+from moeprobe.records.stream import StreamedProbe
 from moeprobe.routers.layout import layout_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Reading = Callable[[int, int], AbstractContextManager[Callable[[int, int], None]]]
-"""Progress: given the bytes to read and the layers, it is told the layers done and the bytes read."""
+Reading = Callable[[int, int, int, int], AbstractContextManager[Callable[[int, int], None]]]
+"""Progress: given the bytes to read, the layers, and how many of both an earlier run has done, it is told both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ def open_stream(
     *,
     trust_remote_code: bool,
     forced: bool,
+    by_expert: bool | None,
     announce: Callable[[str], None],
 ) -> Layers | None:
     """Open a model so that its layers are read one at a time; None for a model that is to be loaded whole.
@@ -57,6 +59,7 @@ def open_stream(
         memory: bytes that may be used; what is free without it.
         trust_remote_code: as in ``load_model``.
         forced: whether to stream a model that fits into the memory as well.
+        by_expert: whether experts are read one at a time; None for what the memory suggests.
         announce: called with a sentence where something other than loading the whole model is done, or was tried.
 
     Raises:
@@ -70,7 +73,7 @@ def open_stream(
         needs = budget(empty, layout, dtype, memory, device)
         if not (forced or needs.exceeded):
             return None
-        opened = _open_within(checkpoint, needs, dtype, device, trust_remote_code)
+        opened = _open_within(checkpoint, needs, dtype, device, trust_remote_code, by_expert)
     except StreamError as error:
         if forced:
             raise
@@ -82,17 +85,22 @@ def open_stream(
 
 
 def _open_within(
-    checkpoint: Checkpoint, needs: Budget, dtype: str, device: str | None, trust_remote_code: bool
+    checkpoint: Checkpoint,
+    needs: Budget,
+    dtype: str,
+    device: str | None,
+    trust_remote_code: bool,
+    as_begun: bool | None,
 ) -> Layers:
     steady_memory()
-    by_expert = needs.by_expert()
+    by_expert = needs.by_expert(as_begun)
     try:
         stream = LayerStream(checkpoint, layout_of, by_expert)
         loaded = stream.open(dtype, device, trust_remote_code)
         for path in stream.experts:
             arithmetic_of(stream.model.get_submodule(path))
     except StreamError:
-        if not by_expert or needs.needed(False) >= needs.memory:
+        if not by_expert or as_begun or needs.needed(False) >= needs.memory:
             raise
         stream = LayerStream(checkpoint, layout_of, by_expert=False)
         loaded = stream.open(dtype, device, trust_remote_code)
@@ -105,6 +113,7 @@ def stream_probe(
     sink: Sink,
     reading: Reading,
     store: RecordStore | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[Recording, dict[str, ExpertWeights]]:
     """Record every batch, layer by layer; the streamed sibling of ``run_probe``.
 
@@ -114,6 +123,7 @@ def stream_probe(
         sink: gets every record, layer by layer, and within a layer in the order of the batches.
         reading: shows progress.
         store: keeps the records, batch by batch.
+        keeper: keeps the progress, and takes up that of an earlier run.
 
     Returns:
         The recording, and by router path what the experts' weights showed while they were in memory.
@@ -121,10 +131,11 @@ def stream_probe(
     Raises:
         StreamError: the hidden states of the probe do not fit beside the weights.
         CheckpointError: a layer cannot be read, or the memory does not suffice.
+        OutputError: the progress, or the records, cannot be written.
 
     """
-    stream = layers.stream
-    replay = Replay(store) if store else None
+    stream, paths = layers.stream, layers.stream.layout.layers
+    replay: Replay | None = None
 
     def take(batch: int, record: Record) -> None:
         sink(record)
@@ -134,13 +145,18 @@ def stream_probe(
     def fits(waiting: int) -> None:
         refuse_too_many(layers.budget, stream.by_expert, batches, stream.model.config, waiting)
 
-    with replay or nullcontext(), reading(stream.bytes_to_read, len(stream.layout.layers)) as tick:
-        before = stream.store.bytes_read
+    before, done = stream.store.bytes_read, keeper.layers if keeper else 0
+    earlier = stream.bytes_of(paths[:done])
+    with reading(stream.bytes_of(paths), len(paths), done, earlier) as tick:
 
-        def done(layer: int, _waiting: Sequence[Entry]) -> None:
-            tick(layer + 1, stream.store.bytes_read - before)
+        def finished(layer: int) -> None:
+            tick(layer + 1, earlier + stream.store.bytes_read - before)
 
-        probe = StreamedProbe(stream, batches.batches, take, fits, done).run()
-        if replay is not None and probe.recording.failure is None:
-            replay.finish()
-    return probe.recording, probe.experts
+        probe = StreamedProbe(stream, batches.batches, take, fits, finished, keeper)
+        if store is not None:
+            replay = Replay(store, keeper.folder if keeper else None, probe.recording.gates)
+        with replay or nullcontext():
+            found = probe.run()
+            if replay is not None and found.recording.failure is None:
+                replay.finish()
+    return found.recording, found.experts

@@ -1,11 +1,12 @@
 """Bookmark: where an analysis stands, in a folder, so that the same command can go on from there.
 
     .progress/
-      analysis.json                   which analysis it is, and when it began
+      analysis.json                   which analysis it is, when it began, and how it reads the weights
       batches-0-of-1.safetensors      what process 0 of 1 has seen of the probe, and how many batches of its own that is
       tests-0-of-1.json               the loss tests that it has finished
 
-Every file is replaced whole, after every batch and every loss test. Nothing is forced onto the disk: what a killed
+What a streamed analysis has seen stands in other files (``by_layer``). Every file is replaced whole, after every batch
+and every loss test. Nothing is forced onto the disk: what a killed
 process has written stays, what a power cut takes with it is noticed by its damage.
 """
 
@@ -44,13 +45,15 @@ class Bookmark:
         self.folder = folder
         self.batches = 0
         self.tests: dict[str, str] = {}
+        self.reading: str | None = None
+        """What is in memory at a time: ``model``, ``layer`` or ``expert``; None where it is not decided yet."""
         self._crew = crew
         self._identity: dict[str, str] = {}
         self._began = time.time()
         self.started, self._before = self._began, 0.0
         self._found = None if restart else _read(folder / _ANALYSIS, _Analysis)
         if self._found is not None:
-            self.started = self._found.started
+            self.started, self.reading = self._found.started, self._found.reading
         elif crew.leads:
             forget(folder)
         crew.meet()
@@ -81,18 +84,43 @@ class Bookmark:
                     "again to go on with it, or throw it away with --restart, or choose another output folder."
                 )
 
-    def refuse_streaming(self) -> None:
-        """Do nothing if nothing was kept: a model that is read layer by layer begins at the first batch.
+    def refuse_other_reading(self, stream: bool | None) -> None:
+        """Do nothing if the weights may be read as they were when the analysis began; None leaves that open.
 
         Raises:
-            ResumeError: the folder holds progress, which would be lost.
+            ResumeError: they were streamed and shall not be, or the other way round.
 
         """
-        if self.continues:
-            raise ResumeError(
-                f"{self.folder} holds the progress of an interrupted analysis, and the model would be streamed now, "
-                "which begins again; give --no-stream to go on with it, or throw it away with --restart."
-            )
+        if stream is None or self.reading is None or stream == (self.reading != "model"):
+            return
+        begun, option = ("the whole model", "--stream") if stream else ("one layer at a time", "--no-stream")
+        raise ResumeError(
+            f"{self.folder} holds the progress of an interrupted analysis that had {begun} in memory; leave out "
+            f"{option} to go on with it, or throw it away with --restart."
+        )
+
+    def stamp(self) -> dict[str, str]:
+        """Words for a state that is kept now; ``accept`` takes them. The analysis is declared before its first state.
+
+        Raises:
+            OutputError: that cannot be written.
+
+        """
+        if self._crew.leads and self._found is None:
+            self._found = _Analysis(started=self.started, identity=self._identity, reading=self.reading)
+            write_bytes(self.folder / _ANALYSIS, self._found.model_dump_json(indent=1).encode())
+        return {"identity": json.dumps(self._identity), "seconds": repr(self.seconds)}
+
+    def accept(self, words: Mapping[str, str], seconds: float = 0.0) -> None:
+        """Go on from a state with these words; ``seconds`` are those at which something else was kept.
+
+        Raises:
+            ValueError, KeyError: it is that of another analysis.
+
+        """
+        if json.loads(words["identity"]) != self._identity:
+            raise ValueError("another analysis")
+        self._before = max(self._before, float(words["seconds"]), seconds)
 
     def resume(self, seen: Sightings) -> None:
         """Put back what was seen and tested before, and count the batches that need not be read again.
@@ -105,13 +133,11 @@ class Bookmark:
         if snapshot is not None:
             tests = _read(self._tests, _Tests) or _Tests()
             try:
-                if json.loads(snapshot.words["identity"]) != self._identity:
-                    raise ValueError("another analysis")
+                self.accept(snapshot.words, tests.seconds)
                 seen.restore(snapshot)
                 self.batches = int(snapshot.words["batches"])
-                self._before = max(float(snapshot.words["seconds"]), tests.seconds)
             except (ValueError, KeyError) as error:
-                raise _unreadable(self._batches) from error
+                raise unreadable(self._batches) from error
             self.tests = dict(tests.tests)
         self._crew.agree(self.batches, len(self.tests))
 
@@ -122,15 +148,8 @@ class Bookmark:
             OutputError: it cannot be written.
 
         """
-        if self._crew.leads and self._found is None:
-            self._found = _Analysis(started=self.started, identity=self._identity)
-            write_bytes(self.folder / _ANALYSIS, self._found.model_dump_json(indent=1).encode())
+        words = {"batches": str(self.batches + 1), **self.stamp()}
         state = seen.snapshot()
-        words = {
-            "identity": json.dumps(self._identity),
-            "batches": str(self.batches + 1),
-            "seconds": repr(self.seconds),
-        }
         if self._writes:
             write_bytes(self._batches, Snapshot(state.tensors, {**state.words, **words}).dump())
         self.batches += 1
@@ -167,6 +186,7 @@ class Bookmark:
 class _Analysis(Plain):
     started: float
     identity: dict[str, str]
+    reading: str | None = None
 
 
 class _Tests(Plain):
@@ -183,10 +203,11 @@ def _read(path: Path, kind: type[_Kept]) -> _Kept | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _unreadable(path) from error
+        raise unreadable(path) from error
 
 
-def _unreadable(path: Path) -> ResumeError:
+def unreadable(path: Path) -> ResumeError:
+    """The error of a file that is damaged, or of another analysis."""
     return ResumeError(f"The progress in {path} cannot be read; begin anew with --restart.")
 
 

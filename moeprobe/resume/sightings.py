@@ -1,6 +1,6 @@
 """Sightings: all that one process has seen of the probe, as a snapshot and back, merged over processes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,18 @@ class Sightings:
         if self.gradient is not None:
             self.gradient.update(record)
 
-    def snapshot(self) -> Snapshot:
-        """Everything seen so far. Tensors: ``statistics/<router path>/...`` and ``gates/<router path>/...``."""
+    def snapshot(self, routers: Collection[str] | None = None) -> Snapshot:
+        """Everything seen so far. Tensors: ``statistics/<router path>/...`` and ``gates/<router path>/...``.
+
+        With ``routers`` (paths) only their tensors; the words are those of all.
+        """
         known, tried = self.recording.known, self.gradient.found if self.gradient else {}
         tensors = {
-            f"{name}/{key}": tensor for name, each in self.counted.items() for key, tensor in each.state().items()
+            f"{name}/{key}": tensor
+            for name, each in self.counted.items()
+            for key, tensor in each.state(routers).items()
         }
-        tensors |= {f"gates/{key}": tensor for key, tensor in known.tensors().items()}
+        tensors |= {f"gates/{key}": tensor for key, tensor in known.tensors(routers).items()}
         words = {
             "known": known.facts().model_dump_json(),
             "gradient": Experiments(gradient=tried).model_dump_json(include={"gradient"}),

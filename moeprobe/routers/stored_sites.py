@@ -67,46 +67,65 @@ def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[st
 
     """
     blocks: dict[str, int | None] = {}
-    children: dict[str, dict[str, ModuleTensor]] = {}
     for tensor in tensors:
-        parts = tensor.name.split(".")
-        for count in range(1, len(parts)):
-            children.setdefault(".".join(parts[:count]), {})[".".join(parts[count:])] = tensor
-        if "experts" in parts[1:]:
+        if ".experts." in tensor.name:
+            parts = tensor.name.split(".")
             whole = tensor.converter is None or len(tensor.converter.target_patterns) == 1
             known = stored_experts.get(tensor.stored.partition("experts.")[0]) if whole else None
             block = ".".join(parts[: parts.index("experts", 1)])
             blocks[block] = blocks.get(block) or known
-    sites: dict[str, StoredSite] = {}
+    own: dict[str, dict[str, ModuleTensor]] = {}
     for tensor in tensors:
-        path = _router_path(tensor.name, blocks)
-        if path is None:
-            continue
-        if path not in sites:
-            sites[path] = _site(path, blocks, children)
-        sites[path].own[tensor.name.removeprefix(f"{path}.")] = tensor
+        if (path := _router_path(tensor.name, blocks)) is not None:
+            own.setdefault(path, {})[tensor.name.removeprefix(f"{path}.")] = tensor
+    children = _children(tensors, {above for path in own for above in _above(path)})
+    sites = {path: _site(path, found, blocks, children) for path, found in own.items()}
     return sorted(sites.values(), key=lambda site: (site.layer is None, site.layer or 0))
 
 
 def _router_path(name: str, blocks: Collection[str]) -> str | None:
     """Path of the router that holds this tensor, None where none does."""
     parts = name.split(".")
-    for place, part in enumerate(parts[:-1]):
-        block = ".".join(parts[:place])
-        if place and (part == "router" or (block in blocks and ROUTER_NAME.match(part))):
-            return f"{block}.{part}"
+    for place, part in enumerate(parts[1:-1], 1):
+        if part == "router" or ROUTER_NAME.match(part):
+            block = ".".join(parts[:place])
+            if part == "router" or block in blocks:
+                return f"{block}.{part}"
     return None
 
 
-def _site(path: str, blocks: dict[str, int | None], children: dict[str, dict[str, ModuleTensor]]) -> StoredSite:
+def _above(path: str) -> tuple[str, str]:
+    """Paths of the router's block, and of the layer that holds it."""
     block = path.rpartition(".")[0]
-    holder = block.rpartition(".")[0]
+    return block, block.rpartition(".")[0]
+
+
+def _children(tensors: Collection[ModuleTensor], holders: Collection[str]) -> dict[str, dict[str, ModuleTensor]]:
+    """The tensors below each of these paths, by their names there."""
+    found: dict[str, dict[str, ModuleTensor]] = {}
+    depths = {holder.count(".") + 1 for holder in holders if holder}
+    for tensor in tensors:
+        parts = tensor.name.split(".")
+        for depth in depths:
+            if (holder := ".".join(parts[:depth])) in holders:
+                found.setdefault(holder, {})[".".join(parts[depth:])] = tensor
+    return found
+
+
+def _site(
+    path: str,
+    own: dict[str, ModuleTensor],
+    blocks: dict[str, int | None],
+    children: dict[str, dict[str, ModuleTensor]],
+) -> StoredSite:
+    block, holder = _above(path)
     inside, around = children.get(block, {}), children.get(holder, {})
     shared = [name.split(".")[0] for name in (*inside, *around) if name.startswith("shared")]
     norms = [tensor for name, tensor in around.items() if _is_norm(name)]
     return StoredSite(
         path=path,
         layer=layer_of(path),
+        own=own,
         beside={name: tensor for name, tensor in inside.items() if "." not in name},
         experts=blocks.get(block),
         shared_name=next((name for name in shared if not SHARED_GATE.search(name)), None),

@@ -1,7 +1,7 @@
 """Sets of statistics, one set a router: fed, merged, kept and put back together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from typing import Generic, Self, TypeVar
 
@@ -86,11 +86,12 @@ class ByRouter(ABC, Generic[S]):
             else:
                 self.routers[path] = statistics
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything seen, by ``<router path>/<statistic>/<tensor>``; on the CPU."""
+    def state(self, routers: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Everything seen (of the routers at these paths), by ``<router path>/<statistic>/<tensor>``; on the CPU."""
         return {
             f"{path}/{key}": tensor
             for path, statistics in self.routers.items()
+            if routers is None or path in routers
             for key, tensor in statistics.state().items()
         }
 

@@ -65,7 +65,7 @@ def test_the_result_is_that_of_the_run_in_memory(
     folder = checkpoints / model
     whole = analysed(moeprobe, folder, "whole", "--no-stream", "--save-records")
     by_layer = analysed(moeprobe, folder, "by-layer", "--stream", "--save-records")
-    monkeypatch.setattr(Budget, "by_expert", lambda _: True)
+    monkeypatch.setattr(Budget, "by_expert", lambda *_: True)
     by_expert = analysed(moeprobe, folder, "by-expert", "--stream")
     assert (whole.environment.streamed, by_layer.environment.streamed) == (None, "layer")
     assert by_layer.evidence.routers == whole.evidence.routers
@@ -175,8 +175,8 @@ def test_progress_of_a_run_in_memory_is_not_lost_to_a_streamed_one(
         assert moeprobe(*analysis).code == 2
     refused = moeprobe(*analysis, "--stream")
     assert refused.code == 2
-    assert "--no-stream to go on" in last(refused.err)
-    assert moeprobe(*analysis, "--no-stream").code == 0
+    assert "leave out --stream to go on" in last(refused.err)
+    assert moeprobe(*analysis).code == 0
     assert not Path("out/.progress").exists()
 
 

@@ -79,7 +79,7 @@ def test_a_difference_would_be_seen(tmp_path: Path) -> None:
 def test_every_byte_of_the_layers_is_read_once_and_the_output_head_never(by_expert: bool, tmp_path: Path) -> None:
     folder = save(CASES["qwen3_moe"], tmp_path / "model", torch.bfloat16)
     stream = opened(folder, by_expert)
-    outside, layers = stream.store.bytes_read, stream.bytes_to_read
+    outside, layers = stream.store.bytes_read, stream.bytes_of(stream.layout.layers)
     StreamedProbe(stream, token_batches(), lambda *_: None).run()
     assert stream.store.bytes_read == outside + layers
     head = stream.model.lm_head.weight

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from moeprobe.findings.result import Result
+from moeprobe.records.budget import Budget
 from moeprobe.records.saved import SavedRecords
 from tests.commandline import Moeprobe
 
@@ -40,6 +41,48 @@ def interrupted(points: list[tuple[str, float]], arguments: list[str], folder: P
     )
     last = done.stdout.strip().splitlines()[-1]
     return list(json.loads(last.removeprefix("ended ")))
+
+
+@pytest.mark.parametrize(("model", "by_expert"), [("mixtral", False), ("deepseek_v3", True)])
+def test_a_streamed_one_killed_at_random_layers(
+    moeprobe: Moeprobe,
+    arguments: list[str],
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    by_expert: bool,
+) -> None:
+    if by_expert:
+        monkeypatch.setattr(Budget, "by_expert", lambda *_: True)
+        monkeypatch.setenv("BY_EXPERT", "1")
+    arguments = [*arguments, "--stream"]
+    arguments[1] = str(checkpoints / model)
+    outcome = moeprobe(*arguments)
+    assert outcome.code == 0, outcome.err
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "small.yaml").write_text(RECIPE)
+    seed = random.randrange(10**6)
+    draw = random.Random(seed)
+    layers = json.loads((checkpoints / model / "config.json").read_text())["num_hidden_layers"]
+    batches = len(list(Path("out/records").glob("batch-*")))
+    each = batches + 1
+    points: list[tuple[str, float]] = [
+        ("after", 1 + each),  # the declaration, and all of the first layer
+        ("half", draw.randint(2, each)),
+        ("before", draw.randint(1, each)),
+        ("after", draw.randint(each, (layers - 1) * each - 1)),
+        ("half", draw.randint(1, each)),
+    ]
+    ended = interrupted(points, arguments, again)
+    assert ended[-1] == 0, (seed, ended)
+    assert ended.count(-9) >= 4, (seed, ended)
+    assert (again / "out/result.json").read_bytes() == Path("out/result.json").read_bytes(), (seed, ended)
+    assert not (again / "out/.progress").exists()
+    for file in Path("out/records").iterdir():
+        assert (again / "out/records" / file.name).read_bytes() == file.read_bytes()
+    assert Result.load("out/result.json").environment.streamed == ("expert" if by_expert else "layer")
 
 
 def test_killed_at_random_points(moeprobe: Moeprobe, arguments: list[str], tmp_path: Path) -> None:
