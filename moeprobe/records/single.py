@@ -19,6 +19,8 @@ from moeprobe.errors import StreamError
 IMPLEMENTATION = "moeprobe-streamed"
 """The name under which transformers finds what stands in for an implementation of its own."""
 GROUPED, EAGER = "grouped_mm", "eager"
+_TOGETHER = 0.25
+"""Share of the rows of one call that an expert takes at once from several; what is made of them takes memory."""
 Dispatch = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -45,7 +47,8 @@ class Work:
 
     def count(self, expert: int) -> int:
         """Rows that an expert takes."""
-        return self._places[expert].stop - self._places[expert].start
+        place = self._places[expert]
+        return int(place.stop - place.start)
 
     def rows(self, expert: int) -> Tensor:
         """[rows, hidden] what it takes."""
@@ -83,11 +86,11 @@ def run_expert(works: Sequence[Work], expert: int, tensors: dict[str, Tensor]) -
 
 
 def _groups(works: Sequence[Work], expert: int) -> Iterator[list[Work]]:
-    """As many calls at once as have no more rows together than one call has for all experts: room for them is there."""
+    """As many calls at once as have few rows together, beside those that one call has for all experts."""
     group: list[Work] = []
     rows = 0
     for work in works:
-        if group and rows + work.count(expert) > max(one.size for one in group):
+        if group and rows + work.count(expert) > _TOGETHER * work.size:
             yield group
             group, rows = [], 0
         group.append(work)
