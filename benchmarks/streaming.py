@@ -6,11 +6,12 @@
 Builds random bfloat16 checkpoints of the shapes of Mixtral and Qwen3-MoE in the layout of the hub, in a temporary
 folder that is removed in the end. Every measurement is a process of its own that begins with an empty page cache (as
 far as these files are concerned). Bytes are what the system read from and wrote to the disk for that process
-(``/proc/self/io``), so it needs Linux. Processor seconds are those of the whole process, with its start. Peak memory is
-the largest resident set, in which files mapped into memory count. A batch has 4 rows of 128 tokens. accelerate is given
-1.5 GB of memory, and the page cache loses its files after every batch, since it could not hold a checkpoint larger than
-the memory; its process records nothing, ours records every router and looks at every expert's weights. Both use one
-thread, so that seconds mean something on a machine with other work.
+(``/proc/self/io``), so it needs Linux. Imports are the same for all and are made before the clock starts; processor
+seconds are those of the whole process, with its start. Peak memory is the largest resident set, in which files mapped
+into memory count. A batch has 4 rows of 128 tokens. accelerate is given 1.5 GB of memory, and the page cache loses its
+files after every batch, since it could not hold a checkpoint larger than the memory; its process records nothing, ours
+records every router and looks at every expert's weights. All methods use one thread, so that seconds mean something on
+a machine with other work: with two, of which one must wait for a busy processor, both wait.
 """
 
 import argparse

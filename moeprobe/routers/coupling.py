@@ -73,7 +73,8 @@ def _answer(neurons: Tensor, rows: Tensor) -> Tensor:
 
 @cache
 def _multiplies_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # None where torch is built without oneDNN
+    return known is not None and bool(known())
 
 
 def _some(matrix: Tensor) -> Tensor:
