@@ -80,7 +80,7 @@ def keep_kernels(batches: int) -> None:
     many batches come by, while a single one would only fill the memory.
     """
     os.environ.setdefault(_KERNELS_OF_A_THREAD, "16")
-    os.environ.setdefault(_KERNELS, "512" if batches > _FEW_BATCHES else "16")
+    os.environ.setdefault(_KERNELS, "256" if batches > _FEW_BATCHES else "16")
 
 
 def trim_heap() -> None:
