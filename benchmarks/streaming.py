@@ -6,11 +6,12 @@
 Builds random bfloat16 checkpoints of the shapes of Mixtral and Qwen3-MoE in the layout of the hub, in a temporary
 folder that is removed in the end. Every measurement is a process of its own that begins with an empty page cache (as
 far as these files are concerned). Bytes are what the system read from and wrote to the disk for that process
-(``/proc/self/io``), so it needs Linux. Processor seconds are those of the whole process, with its start. Peak memory is
-the largest resident set, in which files mapped into memory count. A batch has 4 rows of 128 tokens. accelerate is given
-1.5 GB of memory, and the page cache loses its files after every batch, since it could not hold a checkpoint larger than
-the memory; its process records nothing, ours records every router and looks at every expert's weights. Both use one
-thread, so that seconds mean something on a machine with other work.
+(``/proc/self/io``), so it needs Linux. Imports are the same for all and are made before the clock starts; processor
+seconds are those of the whole process, with its start. Peak memory is the largest resident set, in which files mapped
+into memory count. A batch has 4 rows of 128 tokens. accelerate is given 1.5 GB of memory, and the page cache loses its
+files after every batch, since it could not hold a checkpoint larger than the memory; its process records nothing, ours
+records every router and looks at every expert's weights. All methods use one thread, so that seconds mean something on
+a machine with other work: with two, of which one must wait for a busy processor, both wait.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from typing import Any
 ROWS, LENGTH = 4, 128
 LIMIT = "1500MB"
 METHODS = ("accelerate", "layer", "expert")
-TENSORS_A_FILE = 200
+POOL = 2**24 - 3
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mixtral": {
@@ -55,14 +56,15 @@ def build(family: str, folder: Path, gigabytes: float) -> int:
     config.architectures = [type(AutoModelForCausalLM.from_config(tiny(config))).__name__]
     config.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(2**24, generator=generator).mul_(0.02).to(torch.bfloat16)
+    # Of a length that no expert's size divides: experts must not be equal.
+    pool = torch.randn(POOL, generator=generator).mul_(0.02).to(torch.bfloat16)
 
     def random(shape: Any) -> Any:
         size = shape.numel()
         if len(shape) == 1:
             return torch.ones(shape, dtype=torch.bfloat16)
-        start = int(torch.randint(0, 2**24, (1,), generator=generator))
-        return pool.roll(-start).repeat(-(-size // 2**24))[:size].reshape(shape)
+        start = int(torch.randint(0, POOL, (1,), generator=generator))
+        return pool.roll(-start).repeat(-(-size // POOL))[:size].reshape(shape)
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -145,6 +147,7 @@ def peak_memory() -> int:
 
 def measure(folder: Path, method: str, batches: int) -> None:
     """One measurement, in this process; prints it as JSON."""
+    _import()
     before, start = counters(), time.perf_counter()
     ready = accelerated(folder, batches) if method == "accelerate" else streamed(folder, batches, method == "expert")
     after, seconds = counters(), time.perf_counter() - start
@@ -156,6 +159,18 @@ def measure(folder: Path, method: str, batches: int) -> None:
         **{name: after[name] - before[name] for name in before},
     }
     print(json.dumps(figures))
+
+
+def _import() -> None:
+    """What every method needs; imports take the same few seconds for all, and are not measured."""
+    import accelerate  # noqa: F401
+    import transformers
+
+    import moeprobe.records.stream  # noqa: F401
+
+    assert transformers.AutoModelForCausalLM
+    config = transformers.AutoConfig.for_model("mixtral", **SHAPES["mixtral"])
+    assert type(tiny(config)) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def accelerated(folder: Path, batches: int) -> float:

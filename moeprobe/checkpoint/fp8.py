@@ -17,6 +17,8 @@ _IN_PLACE = -0x7810
 """Mask of 16 bits for sign, exponent and mantissa of an e4m3 code that was moved left by four."""
 _MOVED = 2.0**120
 """Ratio of an e4m3 number to the bfloat16 number whose bits it becomes when it is moved left by four."""
+_AT_ONCE = 2**18
+"""Numbers that are converted at one time."""
 _LARGE = 2.0**7
 """Scales from here on would overflow in float32 if they were multiplied by ``_MOVED``."""
 
@@ -72,21 +74,26 @@ def dequantize(quantized: Tensor, scales: Tensor, block: tuple[int, ...], dtype:
     factors = scales.to(torch.float32)
     quick = bool((factors.abs() < _LARGE).all())
     result = torch.empty(rows, columns, dtype=dtype)
-    codes = torch.empty(high, columns, dtype=torch.int16)
-    magnitudes = torch.empty(high, columns, dtype=torch.int8)
-    padded = torch.zeros(high, factors.shape[1] * wide)
+    # In parts that stay in a processor's cache through all steps.
+    step = min(high, max(1, _AT_ONCE // columns))
+    codes = quantized.new_empty((step, columns), dtype=torch.int16)
+    magnitudes = quantized.new_empty((step, columns), dtype=torch.int8)
+    padded = torch.zeros(step, factors.shape[1] * wide)
     raw = quantized.view(torch.int8)
     for index in range(factors.shape[0]):
-        start, count = index * high, min(high, rows - index * high)
-        code, values, part = codes[:count], padded[:count], raw[start : start + count]
-        if quick and int(torch.bitwise_and(part, _NAN, out=magnitudes[:count]).max()) < _NAN:
-            code.copy_(part)
-            code.bitwise_left_shift_(4).bitwise_and_(_IN_PLACE)
-            values[:, :columns].copy_(code.view(torch.bfloat16))
-            factor = factors[index] * _MOVED
-        else:
-            values[:, :columns].copy_(quantized[start : start + count])
-            factor = factors[index]
-        values.view(count, -1, wide).mul_(factor[None, :, None])
-        result[start : start + count].copy_(values[:, :columns])
+        last = min((index + 1) * high, rows)
+        for start in range(index * high, last, step):
+            stop = min(start + step, last)
+            count = stop - start
+            code, values, part = codes[:count], padded[:count], raw[start:stop]
+            if quick and int(torch.bitwise_and(part, _NAN, out=magnitudes[:count]).max()) < _NAN:
+                code.copy_(part)
+                code.bitwise_left_shift_(4).bitwise_and_(_IN_PLACE)
+                values[:, :columns].copy_(code.view(torch.bfloat16))
+                factor = factors[index] * _MOVED
+            else:
+                values[:, :columns].copy_(quantized[start:stop])
+                factor = factors[index]
+            values.view(count, -1, wide).mul_(factor[None, :, None])
+            result[start:stop].copy_(values[:, :columns])
     return result

@@ -18,10 +18,12 @@ _CONTROL_GROUPS = (
 )
 """Files of both versions of Linux' control groups, and the entry for pages of files that make room when asked."""
 _CONTROL = Path("/sys/fs/cgroup")
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""Settings of oneDNN, and of torch for every thread: how many they keep; read at the first matrix product."""
-_OWN_MAPPING = 2**20
+_MALLOC = {-8: 1, -3: 2**25, -1: 2**28}
+"""Settings of malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD (more is refused), M_TRIM_THRESHOLD."""
+_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_KERNELS_OF_A_THREAD = "LRU_CACHE_CAPACITY"
+"""How many matrix products of different shapes oneDNN, and torch for every thread, keep; read at the first one."""
+_FEW_BATCHES = 2
 
 
 def parse_size(text: str) -> int:
@@ -57,16 +59,28 @@ def free_memory() -> int:
 
 
 def steady_memory() -> None:
-    """Keep the process from holding memory that it no longer uses; to be called before the first forward pass.
+    """Keep the process from holding memory that it no longer uses; to be called before a stream is opened.
 
     glibc's threshold for blocks with a mapping of their own moves up by itself, after which freed weights stay in a
-    heap that torch's aligned requests do not fit into again: gigabytes, measured. And oneDNN keeps the code that it
-    makes for every shape; each expert takes another number of rows, which came to 70 MB a layer.
+    heap that torch's aligned requests do not fit into again: gigabytes, measured. So it is fixed, where only large
+    weights are above it; what a forward pass makes and frees stays in the heap from batch to batch, whose pages the
+    system would else have to clear again each time (a fifth of the processor time), and goes back when a layer is left
+    (``trim_heap``). All threads share that one heap, since only one runs at a time.
     """
-    for setting in _KERNELS_KEPT:
-        os.environ.setdefault(setting, "16")
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
+        for setting, value in _MALLOC.items():
+            ctypes.CDLL(None).mallopt(setting, value)
+
+
+def keep_kernels(batches: int) -> None:
+    """Say how many matrix products to keep; to be called before the first forward pass.
+
+    oneDNN makes code for every shape, and each expert takes another number of rows. To make it takes longer than a
+    small product (128 experts of 256 neurons: half the time of 8 batches), to keep it about 1 MB: worth it where
+    many batches come by, while a single one would only fill the memory.
+    """
+    os.environ.setdefault(_KERNELS_OF_A_THREAD, "16")
+    os.environ.setdefault(_KERNELS, "256" if batches > _FEW_BATCHES else "16")
 
 
 def trim_heap() -> None:

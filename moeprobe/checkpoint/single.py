@@ -1,12 +1,13 @@
 """SingleExperts: the experts of one layer, read from the disk one at a time.
 
 Every expert is made by transformers' own converters, given the tensors of this expert alone: stacked experts come
-out with one entry in their first dimension.
+out with one entry in their first dimension. All of them can be had as well, stacked in memory that is used again for
+the next layer: a layer then takes its own size, and is copied no more often than it must be.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ class SingleExperts:
         arena: Arena,
     ) -> None:
         self.path, self.count = path, count
-        self.bytes = store.size(part.name for part in parts)
+        self.names = [part.name for part in parts]
+        """Of all their tensors in the files."""
+        self.bytes = store.size(self.names)
         """Bytes of all experts in the files."""
         self._model, self._module = model, model.get_submodule(path)
         self._store, self._converters, self._config = store, converters, load_config
@@ -103,13 +106,44 @@ class SingleExperts:
 
     def read(self, expert: int) -> dict[str, Tensor]:
         """Name -> tensor with 1 entry in its first dimension; valid until the next one is read."""
+        made = self._read(expert, {})
+        wanted = {name: getattr(self._module, name).dtype for name in made}
+        return {name: tensor.to(device=self._model.device, dtype=wanted[name]) for name, tensor in made.items()}
+
+    def assemble(self, arena: Arena) -> None:
+        """Bring all experts into the module, on the CPU; they are valid until ``arena`` is reset.
+
+        Raises:
+            IncompleteError: an expert is not as large as config.json says.
+
+        """
+        empty = {**self._module._parameters, **self._module._buffers}
+        whole = {
+            name: arena.take(tensor.nbytes).view(tensor.dtype).view(tensor.shape)
+            for name, tensor in empty.items()
+            if tensor is not None
+        }
+        done: set[str] = set()
+        for expert in range(self.count):
+            places = {name: tensor[expert : expert + 1] for name, tensor in whole.items()}
+            for name, tensor in self._read(expert, places).items():
+                _put(places[name], tensor, f"{self.path}.{name}")
+                done.add(name)
+        for name in done:
+            if name in self._module._buffers:
+                self._module._buffers[name] = whole[name]
+            else:
+                self._module._parameters[name] = torch.nn.Parameter(whole[name], requires_grad=False)
+
+    def _read(self, expert: int, places: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``read``, where possible to the places where the tensors will stand."""
         self._arena.reset()
         made: dict[str, Tensor] = {}
         with even_ragged_fp8(), Reusing(self._arena):
             for target, sources in self._sources[expert].items():
-                made |= self._make(target, sources)
-        wanted = {name: getattr(self._module, name).dtype for name in made}
-        return {name: tensor.to(device=self._model.device, dtype=wanted[name]) for name, tensor in made.items()}
+                with self._arena.at(places.get(target.rpartition(".")[2])):
+                    made |= self._make(target, sources)
+        return made
 
     def _make(self, target: str, sources: list[_Source]) -> dict[str, Tensor]:
         pattern = sources[0].part.pattern
@@ -142,6 +176,19 @@ class SingleExperts:
         if source.row is None:
             return stored.whole(self._arena.take(stored.nbytes))
         return stored.rows(source.row, 1, self._arena.take(stored.nbytes // self.count))
+
+
+def _put(place: Tensor, tensor: Tensor, name: str) -> None:
+    """Copy into its place what does not stand there already."""
+    if tensor.shape != place.shape:
+        raise IncompleteError(
+            f"An expert of {name} is {list(tensor.shape[1:])} in the files and {list(place.shape[1:])} by config.json; "
+            f"the two belong to different models."
+        )
+    there = tensor.data_ptr() == place.data_ptr() and tensor.is_contiguous() and tensor.dtype == place.dtype
+    if not there:
+        shared = tensor.untyped_storage().data_ptr() == place.untyped_storage().data_ptr()
+        place.copy_(tensor.clone() if shared else tensor)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -24,6 +24,7 @@ from moeprobe.checkpoint.load import Loaded, load_options
 from moeprobe.checkpoint.memory import trim_heap
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.renaming import Renaming
 from moeprobe.checkpoint.single import Part, SingleExperts
 from moeprobe.checkpoint.stored import Store
 from moeprobe.errors import IncompleteError, StreamError
@@ -77,6 +78,9 @@ class LayerStream:
         self.layout = Layout([])
         self.experts: dict[str, SingleExperts] = {}
         """By path: the experts modules whose experts are read one by one."""
+        self._assembled: dict[str, SingleExperts] = {}
+        """By path: those whose experts are put together one by one when their layer is entered."""
+        self._arena = Arena()
         self._layout_of = layout
         self._names: dict[str, list[str]] = defaultdict(list)
         self._slots: dict[str, list[_Slot]] = {}
@@ -126,6 +130,9 @@ class LayerStream:
         """
         with loading(self.checkpoint), even_ragged_fp8(), _in_order():
             info, _ = _convert()(self.model, {name: self.store[name] for name in self._names[layer]}, self._config)
+            self._arena.reset()
+            for experts in self._assembled_in(layer):
+                experts.assemble(self._arena)
         check_shapes(self.checkpoint, info.mismatched_keys)
         empty = [slot.path for slot in self._slots[layer] if slot.holder[slot.name].is_meta and not self._single(slot)]
         if info.conversion_errors or empty:
@@ -144,12 +151,14 @@ class LayerStream:
 
     def expect(self, layer: str) -> None:
         """Tell the system that this layer will be read soon."""
-        self.store.expect(self._names[layer])
+        assembled = [name for experts in self._assembled_in(layer) for name in experts.names]
+        self.store.expect([*self._names[layer], *assembled])
 
     def bytes_of(self, layers: Collection[str]) -> int:
         """Bytes of these layers in the files, experts included."""
         names = [name for layer in layers for name in self._names[layer]]
-        single = sum(experts.bytes for path, experts in self.experts.items() if self._layer(path) in layers)
+        apart = {**self.experts, **self._assembled}
+        single = sum(experts.bytes for path, experts in apart.items() if self._layer(path) in layers)
         return self.store.size(names) + single
 
     @property
@@ -157,6 +166,9 @@ class LayerStream:
         """Bytes in memory now."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
+
+    def _assembled_in(self, layer: str) -> list[SingleExperts]:
+        return [experts for path, experts in self._assembled.items() if path.startswith(f"{layer}.")]
 
     def _single(self, slot: _Slot) -> bool:
         return slot.path.rpartition(".")[0] in self.experts
@@ -169,11 +181,11 @@ class LayerStream:
         inside = {name: layer for name in empty if (layer := self._layer(name)) is not None}
         refuse_shared(model, inside)
         unread = _output_head(model, set(inside))
-        rename = _Renaming(model, load_config, empty)
+        rename = Renaming(model, load_config, empty)
         outside: dict[str, Any] = {}
         given: set[str] = set()
         parts: dict[str, list[Part]] = defaultdict(list)
-        single = dict(self.layout.experts or {}) if self.by_expert else {}
+        single = dict(self.layout.experts or {}) if self.by_expert or _on_cpu(load_config) else {}
         for name in state_dict:
             target, pattern, targets = rename(name)
             owner = target.rpartition(".")[0]
@@ -183,18 +195,26 @@ class LayerStream:
                 outside[name] = self.store[name]
                 continue
             given.update(targets)
-            if owner in single:
-                parts[owner].append(Part(name, target, pattern))
-                continue
-            self._names[inside[target]].append(name)
             if pattern is None and load_config.hf_quantizer is None:
                 shape = torch.Size(self.store.shape(name))
                 if shape != empty[target].shape:
                     self._misshapen.add((target, shape, empty[target].shape))
+            if owner in single:
+                parts[owner].append(Part(name, target, pattern))
+            else:
+                self._names[inside[target]].append(name)
         rules, arena = rename.converters, Arena()
         for path, count in single.items():
             made_of = parts[path]
-            self.experts[path] = SingleExperts(model, path, count, made_of, self.store, rules, load_config, arena)
+            try:
+                experts = SingleExperts(model, path, count, made_of, self.store, rules, load_config, arena)
+            except StreamError:
+                if self.by_expert:
+                    raise
+                for part in made_of:
+                    self._names[inside[part.target]].append(part.name)
+            else:
+                (self.experts if self.by_expert else self._assembled)[path] = experts
         # Before anything is placed: these are the tensors that stand for a layer on the disk.
         lost = set(inside) - given
         self._slots = {layer: list(self._empty_slots(model, layer, lost)) for layer in self.layout.layers}
@@ -242,29 +262,9 @@ def _output_head(model: Any, inside: set[str]) -> set[str]:
     return names - {*tied, *tied.values()} - inside
 
 
-class _Renaming:
-    """From a name in the files to where its tensor goes, by the rules that transformers loads with."""
-
-    def __init__(self, model: Any, load_config: Any, empty: Mapping[str, Tensor]) -> None:
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
-
-        rules = load_config.weight_mapping or []
-        self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-        self._prefix, self._empty = model.base_model_prefix, empty
-        self.converters = {pattern: rule for rule in self._converters for pattern in rule.source_patterns}
-
-    def __call__(self, name: str) -> tuple[str, str | None, list[str]]:
-        """The first tensor that it becomes (a part of), the pattern of its converter, and all such tensors."""
-        from transformers.core_model_loading import rename_source_key
-
-        target, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self._empty)
-        if target not in self._empty and name in self._empty:
-            target, pattern = rename_source_key(name, [], [], self._prefix, self._empty)
-        if pattern is None:
-            return target, None, [target]
-        first, *others = self.converters[pattern].target_patterns
-        return target, pattern, [target, *(target.replace(first, other) for other in others)]
+def _on_cpu(load_config: Any) -> bool:
+    devices = (load_config.device_map or {"": "cpu"}).values()
+    return all(str(device) == "cpu" for device in devices)
 
 
 def _convert() -> Any:

@@ -6,7 +6,7 @@ only the sorting of rows to experts and the sum over experts are done here, as t
 cases the result is the same as in memory, bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -19,30 +19,44 @@ from moeprobe.errors import StreamError
 IMPLEMENTATION = "moeprobe-streamed"
 """The name under which transformers finds what stands in for an implementation of its own."""
 GROUPED, EAGER = "grouped_mm", "eager"
+_TOGETHER = 0.25
+"""Share of the rows of one call that an expert takes at once from several; what is made of them takes memory."""
 Dispatch = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 class Work:
-    """The call of one experts module with one batch; it is filled expert by expert, and then finished."""
+    """The call of one experts module with one batch; ``run_expert`` fills it expert by expert, then it is finished."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
-        self._module, self._hidden, self._chosen, self._weights = module, hidden, chosen, weights
+        self.module, self._hidden, self._chosen, self._weights = module, hidden, chosen, weights
         count = int(module.num_experts)  # type: ignore[arg-type]
         ids, self._order = torch.sort(chosen.reshape(-1))
         edges = torch.searchsorted(ids, torch.arange(count + 1, device=ids.device)).tolist()
         self._places = [slice(start, stop) for start, stop in pairwise(edges)]
         self._given = hidden.new_zeros(ids.numel(), hidden.shape[1])
 
-    def add(self, expert: int, tensors: dict[str, Tensor]) -> None:
-        """Take in what an expert of these tensors, each [1, ...], does to its rows."""
+    @property
+    def size(self) -> int:
+        """Rows that all experts take together."""
+        return self._order.numel()
+
+    @property
+    def ones(self) -> Tensor:
+        """[1, 1] one, in the dtype of the weights."""
+        return self._weights.new_ones(1, 1)
+
+    def count(self, expert: int) -> int:
+        """Rows that an expert takes."""
         place = self._places[expert]
-        rows = self._order[place] // self._chosen.shape[1]
-        if rows.numel():
-            alone: Any = _view(self._module, GROUPED, tensors)
-            alone.num_experts = 1
-            first = torch.zeros_like(rows)[:, None]
-            ones = torch.ones(rows.numel(), 1, dtype=self._weights.dtype, device=rows.device)
-            self._given[place] = alone.forward(self._hidden[rows], first, ones)
+        return int(place.stop - place.start)
+
+    def rows(self, expert: int) -> Tensor:
+        """[rows, hidden] what it takes."""
+        return self._hidden[self._order[self._places[expert]] // self._chosen.shape[1]]
+
+    def take(self, expert: int, results: Tensor) -> None:
+        """Take in what an expert gives back for these rows."""
+        self._given[self._places[expert]] = results
 
     def finish(self) -> Tensor:
         """The output of the whole module, [tokens, hidden]."""
@@ -51,6 +65,38 @@ class Work:
         back = torch.empty_like(self._order)
         back[self._order] = torch.arange(self._order.numel(), device=back.device)
         return weighted[back].view(tokens, slots, -1).sum(dim=1).to(self._hidden.dtype)
+
+
+def run_expert(works: Sequence[Work], expert: int, tensors: dict[str, Tensor]) -> None:
+    """Fill ``works``, calls of the same module, with what the expert of these tensors, each [1, ...], does.
+
+    Several calls run as one, of a module whose experts are all this one: a call for its rows, and another
+    for the next. So each has a matrix product of its own, as in memory, and what is left is done at once.
+    """
+    for group in _groups([work for work in works if work.count(expert)], expert):
+        counts = torch.tensor([work.count(expert) for work in group])
+        whose = torch.repeat_interleave(torch.arange(len(group)), counts)[:, None]
+        rows = torch.cat([work.rows(expert) for work in group])
+        same = {name: tensor.expand(len(group), *tensor.shape[1:]) for name, tensor in tensors.items()}
+        alone: Any = _view(group[0].module, GROUPED, same)
+        alone.num_experts = len(group)
+        results = alone.forward(rows, whose.to(rows.device), group[0].ones.expand(len(rows), 1))
+        for work, result in zip(group, results.split(counts.tolist()), strict=True):
+            work.take(expert, result)
+
+
+def _groups(works: Sequence[Work], expert: int) -> Iterator[list[Work]]:
+    """As many calls at once as have few rows together, beside those that one call has for all experts."""
+    group: list[Work] = []
+    rows = 0
+    for work in works:
+        if group and rows + work.count(expert) > _TOGETHER * work.size:
+            yield group
+            group, rows = [], 0
+        group.append(work)
+        rows += work.count(expert)
+    if group:
+        yield group
 
 
 def run_eager(

