@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -108,7 +108,12 @@ class SingleExperts:
         """Name -> tensor with 1 entry in its first dimension; valid until the next one is read."""
         made = self._read(expert, {})
         wanted = {name: getattr(self._module, name).dtype for name in made}
-        return {name: tensor.to(device=self._model.device, dtype=wanted[name]) for name, tensor in made.items()}
+        return {name: tensor.to(device=self._device, dtype=wanted[name]) for name, tensor in made.items()}
+
+    @cached_property
+    def _device(self) -> torch.device:
+        # Not the model's own answer, which is where its first parameter stands: that may be on the disk.
+        return next((one.device for one in self._model.parameters() if not one.is_meta), torch.device("cpu"))
 
     def assemble(self, arena: Arena) -> None:
         """Bring all experts into the module, on the CPU; they are valid until ``arena`` is reset.

@@ -24,6 +24,7 @@ from moeprobe.checkpoint.load import Loaded, load_options
 from moeprobe.checkpoint.memory import trim_heap
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.outside import embedding_path, output_head, refuse_shared
 from moeprobe.checkpoint.renaming import Renaming
 from moeprobe.checkpoint.single import Part, SingleExperts
 from moeprobe.checkpoint.stored import Store
@@ -128,13 +129,16 @@ class LayerStream:
             CheckpointError: it cannot be read or converted.
 
         """
+        self._arena.reset()
+        self._place(layer)
+
+    def _place(self, part: str) -> None:
         with loading(self.checkpoint), even_ragged_fp8(), _in_order():
-            info, _ = _convert()(self.model, {name: self.store[name] for name in self._names[layer]}, self._config)
-            self._arena.reset()
-            for experts in self._assembled_in(layer):
+            info, _ = _convert()(self.model, {name: self.store[name] for name in self._names[part]}, self._config)
+            for experts in self._assembled_in(part):
                 experts.assemble(self._arena)
         check_shapes(self.checkpoint, info.mismatched_keys)
-        empty = [slot.path for slot in self._slots[layer] if slot.holder[slot.name].is_meta and not self._single(slot)]
+        empty = [slot.path for slot in self._slots[part] if slot.holder[slot.name].is_meta and not self._single(slot)]
         if info.conversion_errors or empty:
             first = next(iter(info.conversion_errors), empty[0] if empty else "")
             raise IncompleteError(
@@ -148,6 +152,16 @@ class LayerStream:
             if not slot.kept:
                 slot.holder[slot.name] = slot.empty
         trim_heap()
+
+    def leave_embedding(self) -> None:
+        """Free the embedding, once all batches are behind it; a model that uses it again gets it from the files."""
+        for path in [path for path in self._slots if path not in self.layout.layers]:
+            self.leave(path)
+            self.model.get_submodule(path).register_forward_pre_hook(lambda *_, path=path: self._bring_back(path))
+
+    def _bring_back(self, path: str) -> None:
+        if any(slot.holder[slot.name].is_meta for slot in self._slots[path]):
+            self._place(path)
 
     def expect(self, layer: str) -> None:
         """Tell the system that this layer will be read soon."""
@@ -180,8 +194,9 @@ class LayerStream:
         empty = model.state_dict()
         inside = {name: layer for name in empty if (layer := self._layer(name)) is not None}
         refuse_shared(model, inside)
-        unread = _output_head(model, set(inside))
+        unread = output_head(model, set(inside))
         rename = Renaming(model, load_config, empty)
+        embedding = embedding_path(model, set(inside))
         outside: dict[str, Any] = {}
         given: set[str] = set()
         parts: dict[str, list[Part]] = defaultdict(list)
@@ -193,6 +208,8 @@ class LayerStream:
                 continue
             if target not in inside:
                 outside[name] = self.store[name]
+                if owner == embedding:
+                    self._names[owner].append(name)
                 continue
             given.update(targets)
             if pattern is None and load_config.hf_quantizer is None:
@@ -218,6 +235,8 @@ class LayerStream:
         # Before anything is placed: these are the tensors that stand for a layer on the disk.
         lost = set(inside) - given
         self._slots = {layer: list(self._empty_slots(model, layer, lost)) for layer in self.layout.layers}
+        if embedding is not None and self._names[embedding]:
+            self._slots[embedding] = list(self._empty_slots(model, embedding, lost))
         info, index = _convert()(model, outside, load_config, disk_offload_index)
         info.missing_keys -= (set(inside) - lost) | unread
         return info, index
@@ -237,29 +256,6 @@ class LayerStream:
                     # What no file holds is computed once, when the model is made, and stays.
                     if tensor is not None and name not in module._non_persistent_buffers_set and full not in lost:
                         yield _Slot(holder, name, full, tensor, lasting)
-
-
-def refuse_shared(model: Any, inside: Mapping[str, str]) -> None:
-    """Do nothing if no tensor of a layer is tied to another one.
-
-    Raises:
-        StreamError: one is.
-
-    """
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    shared = sorted(name for name in {*tied, *tied.values()} if name in inside)
-    if shared:
-        raise StreamError(f"{type(model).__name__} cannot be streamed: its layers share weights ({shared[0]}).")
-
-
-def _output_head(model: Any, inside: set[str]) -> set[str]:
-    """Names of the tensors that only turn hidden states into tokens; routing does not need them."""
-    head = model.get_output_embeddings()
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    if head is None:
-        return set()
-    names = {f"{path}.{name}" for path, module in model.named_modules() if module is head for name in head.state_dict()}
-    return names - {*tied, *tied.values()} - inside
 
 
 def _on_cpu(load_config: Any) -> bool:

@@ -158,6 +158,8 @@ class StreamedProbe:
         index, kind, *_ = stop.order
         if kind == _ENTRY:
             if self._inside != index:
+                if self._inside is None:
+                    self._stream.leave_embedding()
                 self._leave()
                 self._enter(index)
         elif self._arithmetic[stop.name] == GROUPED:

@@ -97,6 +97,15 @@ def test_after_the_run_only_routers_are_in_memory(tmp_path: Path) -> None:
     assert all(".mlp.gate." in name for name in after - before)
 
 
+def test_the_embedding_comes_back_where_it_is_used_again(tmp_path: Path) -> None:
+    stream = opened(save(CASES["mixtral"], tmp_path / "model", torch.bfloat16), by_expert=False)
+    embedding, ids = stream.model.get_input_embeddings(), torch.arange(9)
+    before = embedding(ids)
+    StreamedProbe(stream, token_batches(), lambda *_: None).run()
+    assert embedding.weight.is_meta
+    assert torch.equal(embedding(ids), before)
+
+
 @pytest.mark.parametrize("name", ["nllb_moe", "switch_transformers", "dots3_note"])
 def test_models_without_one_list_of_layers_are_refused(name: str, tmp_path: Path) -> None:
     folder = save(CASES[name], tmp_path / "model", torch.bfloat16)
