@@ -10,8 +10,8 @@ far as these files are concerned). Bytes are what the system read from and wrote
 seconds are those of the whole process, with its start. Peak memory is the largest resident set, in which files mapped
 into memory count. A batch has 4 rows of 128 tokens. accelerate is given 1.5 GB of memory, and the page cache loses its
 files after every batch, since it could not hold a checkpoint larger than the memory; its process records nothing, ours
-records every router and looks at every expert's weights. All methods use one thread, so that seconds mean something on
-a machine with other work: with two, of which one must wait for a busy processor, both wait.
+records every router and looks at every expert's weights. All methods use the same number of threads. On a machine with
+other work one thread is the fair choice: of several, all wait for the one whose processor is busy.
 """
 
 import argparse
@@ -168,9 +168,8 @@ def _import() -> None:
 
     import moeprobe.records.stream  # noqa: F401
 
-    assert transformers.AutoModelForCausalLM
-    config = transformers.AutoConfig.for_model("mixtral", **SHAPES["mixtral"])
-    assert type(tiny(config)) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    for family in SHAPES:
+        transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(transformers.AutoConfig.for_model(family))]
 
 
 def accelerated(folder: Path, batches: int) -> float:
@@ -211,11 +210,11 @@ def streamed(folder: Path, batches: int, by_expert: bool) -> float:
     return ready
 
 
-def run(folder: Path, method: str, batches: int) -> dict[str, float]:
+def run(folder: Path, method: str, batches: int, threads: int) -> dict[str, float]:
     """One measurement in a process of its own."""
     evict(folder)
     command = [sys.executable, __file__, "--measure", str(folder), method, str(batches)]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=alone)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -227,6 +226,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--families", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every method; all cores without it")
     parser.add_argument("--folder", type=Path, help="where to build; a temporary folder of the system without it")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -244,7 +244,7 @@ def main() -> None:
             for batches in given.batches:
                 against = None
                 for method in given.methods:
-                    seen = run(folder, method, batches)
+                    seen = run(folder, method, batches, given.threads)
                     against = seen["seconds"] if method == "accelerate" else against
                     ratio = f"{seen['seconds'] / against:.2f}" if against else ""
                     print(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moeprobe.checkpoint.memory import keep_kernels
+from moeprobe.checkpoint.memory import keep_kernels, trim_heap
 from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batch
@@ -33,6 +33,8 @@ from moeprobe.routers.weights import expert_weights
 
 _EXPERTS, _ENTRY = 0, 1
 """Within a layer, experts come before the entry of the same layer is passed again."""
+_UNTIDY = 4
+"""Batches after which the heap is tidied: after each it would take a sixth of the time."""
 
 
 @dataclass
@@ -135,7 +137,16 @@ class StreamedProbe:
     def _wait(self, index: int, entry: Entry) -> None:
         if self._result.recording.batch == 0 and index == self._stops.first:
             self._fits(_size((entry.args, entry.kwargs)))
-        self._lockstep.stop(Stop((index, _ENTRY, 0), self._layers[index]), entry)
+        self._stop(Stop((index, _ENTRY, 0), self._layers[index]), entry)
+
+    def _stop(self, stop: Stop, payload: Any) -> None:
+        self._tidy()
+        self._lockstep.stop(stop, payload)
+
+    def _tidy(self) -> None:
+        # What batches have freed lies between what they keep, and the next ones would take new memory beside it.
+        if self._result.recording.batch % _UNTIDY == _UNTIDY - 1:
+            trim_heap()
 
     def _dispatch(self, module: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Stands in for transformers' implementation of the experts."""
@@ -150,7 +161,8 @@ class StreamedProbe:
         if self._arithmetic[path] == EAGER:
             return run_eager(module, bring, hidden, chosen, weights)
         work = Work(module, hidden, chosen, weights)
-        self._lockstep.stop(Stop((*order, 0), path), work)
+        self._stop(Stop((*order, 0), path), work)
+        self._tidy()
         return work.finish()
 
     def _serve(self, stop: Stop, waiting: list[Any]) -> None:
