@@ -70,10 +70,16 @@ def dequantize(quantized: Tensor, scales: Tensor, block: tuple[int, ...], dtype:
         dtype: of the result.
 
     """
+    result = torch.empty(*quantized.shape, dtype=dtype)
+    # A mode that looks at every call (the arena's, which has given ``result``) would look at tens of thousands.
+    with torch._C.DisableTorchFunction():
+        _dequantize(quantized, scales.to(torch.float32), block, result)
+    return result
+
+
+def _dequantize(quantized: Tensor, factors: Tensor, block: tuple[int, ...], result: Tensor) -> None:
     (rows, columns), (high, wide) = quantized.shape, block
-    factors = scales.to(torch.float32)
     quick = bool((factors.abs() < _LARGE).all())
-    result = torch.empty(rows, columns, dtype=dtype)
     # In parts that stay in a processor's cache through all steps.
     step = min(high, max(1, _AT_ONCE // columns))
     codes = quantized.new_empty((step, columns), dtype=torch.int16)
@@ -96,4 +102,3 @@ def dequantize(quantized: Tensor, scales: Tensor, block: tuple[int, ...], dtype:
                 factor = factors[index]
             values.view(count, -1, wide).mul_(factor[None, :, None])
             result[start:stop].copy_(values[:, :columns])
-    return result
