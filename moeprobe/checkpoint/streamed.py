@@ -175,12 +175,6 @@ class LayerStream:
         single = sum(experts.bytes for path, experts in apart.items() if self._layer(path) in layers)
         return self.store.size(names) + single
 
-    @property
-    def resident(self) -> int:
-        """Bytes in memory now."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
-
     def _assembled_in(self, layer: str) -> list[SingleExperts]:
         return [experts for path, experts in self._assembled.items() if path.startswith(f"{layer}.")]
 

@@ -18,14 +18,6 @@ from moeprobe.records.recorder import Recording
 from moeprobe.records.trail import Trail
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A batch that waits before a layer, with what the layer will be called with."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Handover:
     """What one batch takes along from a layer.
@@ -76,7 +68,7 @@ class LayerStops:
         layers: paths of its decoder layers, in order.
         batches: how many batches there are.
         recording: of the model; it knows which batch a thread reads.
-        wait: called before every layer that is to be run.
+        wait: called before every layer that is to be run, with its number, its arguments and those by name.
         keeper: keeps the progress, if it is kept.
 
     """
@@ -87,7 +79,7 @@ class LayerStops:
         layers: Sequence[str],
         batches: int,
         recording: Recording,
-        wait: Callable[[int, Entry], None],
+        wait: Callable[[int, tuple[Any, ...], dict[str, Any]], None],
         keeper: Keeper | None,
     ) -> None:
         self._modules = [model.get_submodule(path) for path in layers]
@@ -137,7 +129,7 @@ class LayerStops:
                 with self._own():
                     self._follow(index, args, kwargs, self._keeper)
             if index >= self.first:
-                self._wait(index, Entry(args, kwargs))
+                self._wait(index, args, kwargs)
 
         return hook
 

@@ -19,7 +19,7 @@ from moeprobe.checkpoint.streamed import LayerStream
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.probes.batches import Batch
 from moeprobe.records.expert_pass import ExpertPass
-from moeprobe.records.layer_stops import Entry, Finished, Keeper, LayerStops
+from moeprobe.records.layer_stops import Finished, Keeper, LayerStops
 from moeprobe.records.lockstep import Lockstep, Stop
 from moeprobe.records.record import Record
 from moeprobe.records.recorder import Recording
@@ -134,12 +134,12 @@ class StreamedProbe:
     def _take(self, record: Record) -> None:
         self._sink(self._result.recording.batch, record)
 
-    def _wait(self, index: int, entry: Entry) -> None:
+    def _wait(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._result.recording.batch == 0 and index == self._stops.first:
-            self._fits(_size((entry.args, entry.kwargs)))
-        self._stop(Stop((index, _ENTRY, 0), self._layers[index]), entry)
+            self._fits(_size((args, kwargs)))
+        self._stop(Stop((index, _ENTRY, 0), self._layers[index]))
 
-    def _stop(self, stop: Stop, payload: Any) -> None:
+    def _stop(self, stop: Stop, payload: Any = None) -> None:
         self._tidy()
         self._lockstep.stop(stop, payload)
 

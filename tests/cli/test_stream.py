@@ -1,5 +1,6 @@
 """``--stream``: the same result as in memory, chosen where needed, and every way in which it cannot be done."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,16 @@ def test_progress_of_a_run_in_memory_is_not_lost_to_a_streamed_one(
     assert "leave out --stream to go on" in last(refused.err)
     assert moeprobe(*analysis).code == 0
     assert not Path("out/.progress").exists()
+
+
+def test_experts_of_another_size_than_the_config_says(moeprobe: Moeprobe, checkpoints: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoints / "mixtral", tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    outcome = moeprobe("check", folder, *TOKENS, "--stream", "-q")
+    assert outcome.code == 2
+    assert "by config.json" in last(outcome.err)
 
 
 def test_an_encoder_decoder_is_refused_or_loaded_whole(moeprobe: Moeprobe, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import torch
 from moeprobe.errors import OptionError, ResumeError
 from moeprobe.findings.evidence import ScalePoint
 from moeprobe.parallel.crew import Crew
-from moeprobe.resume import bookmark, snapshot
+from moeprobe.resume import bookmark
 from moeprobe.resume.bookmark import Bookmark
 from moeprobe.resume.identity import read
 from moeprobe.resume.shared import SharedWork
 from moeprobe.resume.snapshot import Snapshot
 from tests.commandline import Moeprobe
+from tests.resume.stopping import stop, texts
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -39,31 +40,13 @@ def interrupt(moeprobe: Moeprobe, checkpoints: Path, tmp_path: Path) -> Interrup
     texts(tmp_path, 0)
 
     def start(writes: int) -> list[str]:
-        left = writes
         arguments = ["analyze", str(model), "--recipe", "small.yaml", "-o", "out", "-q"]
-
-        def write(path: Path, data: bytes) -> None:
-            nonlocal left
-            if not left:
-                raise KeyboardInterrupt
-            left -= 1
-            snapshot.write_bytes(path, data)
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(bookmark, "write_bytes", write)
-            outcome = moeprobe(*arguments)
-        assert outcome.code == 2
-        assert "Interrupted" in outcome.sentence
+        stop(moeprobe, arguments, bookmark, writes)
         assert Path("out/.progress/batches-0-of-1.safetensors").is_file()
         assert not Path("out/result.json").exists()
         return arguments
 
     return start
-
-
-def texts(folder: Path, first: int) -> None:
-    lines = [f'{{"text": "Number {i} squared is {i * i}, as anyone sees.", "source": "s{i % 3}"}}' for i in range(12)]
-    (folder / "texts.jsonl").write_text("\n".join(lines[first:]) + "\n")
 
 
 def test_what_was_begun_is_ended_and_removed(moeprobe: Moeprobe, interrupt: Interrupt) -> None:

@@ -15,6 +15,7 @@ from moeprobe.records.budget import Budget
 from moeprobe.records.carried import UnkeptError
 from moeprobe.resume import by_layer, snapshot
 from tests.commandline import Moeprobe
+from tests.resume.stopping import stop, texts
 
 Analysis = list[str]
 BATCHES = 3
@@ -25,31 +26,12 @@ EACH = BATCHES + 1
 @pytest.fixture
 def analysis(checkpoints: Path, tmp_path: Path) -> Analysis:
     model = shutil.copytree(checkpoints / "mixtral", tmp_path / "model")
-    lines = [f'{{"text": "Number {i} squared is {i * i}, as anyone sees.", "source": "s{i % 3}"}}' for i in range(12)]
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    texts(tmp_path)
     (tmp_path / "small.yaml").write_text(
         "name: small\nprobe: {texts: texts.jsonl, max_tokens: 250, max_length: 60, batch_tokens: 120}\n"
         "scale: {max_tokens: 0}\nchoice: {max_tokens: 0}\n"
     )
     return ["analyze", str(model), "--recipe", "small.yaml", "-o", "out", "--stream", "-q"]
-
-
-def stop(moeprobe: Moeprobe, analysis: Analysis, writes: int) -> None:
-    """Start an analysis and stop it after so many files."""
-    left = writes
-
-    def write(path: Path, data: bytes) -> None:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        snapshot.write_bytes(path, data)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(by_layer, "write_bytes", write)
-        outcome = moeprobe(*analysis)
-    assert outcome.code == 2
-    assert "Interrupted" in outcome.sentence
 
 
 def entered(moeprobe: Moeprobe, analysis: Analysis) -> tuple[int, list[str]]:
@@ -79,14 +61,14 @@ def test_only_the_layers_that_are_left_are_read(moeprobe: Moeprobe, analysis: An
             )
             assert moeprobe(*analysis).code == 2
     else:
-        stop(moeprobe, analysis, writes)
+        stop(moeprobe, analysis, by_layer, writes)
     code, layers = entered(moeprobe, analysis)
     assert (code, layers) == (0, [f"model.layers.{layer}" for layer in range(done, 4)])
     assert not Path("out/.progress").exists()
 
 
 def test_hidden_states_of_earlier_layers_go(moeprobe: Moeprobe, analysis: Analysis) -> None:
-    stop(moeprobe, analysis, 3 * EACH)
+    stop(moeprobe, analysis, by_layer, 3 * EACH)
     assert progress() == [
         "analysis.json",
         *(f"carried-00002-{batch:05d}.safetensors" for batch in range(BATCHES)),
@@ -99,7 +81,7 @@ def test_hidden_states_of_earlier_layers_go(moeprobe: Moeprobe, analysis: Analys
 )
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_damage_is_noticed(moeprobe: Moeprobe, analysis: Analysis, name: str, damage: str) -> None:
-    stop(moeprobe, analysis, 2 * EACH)
+    stop(moeprobe, analysis, by_layer, 2 * EACH)
     file = Path("out/.progress") / name
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:200])
@@ -117,7 +99,7 @@ def test_damage_is_noticed(moeprobe: Moeprobe, analysis: Analysis, name: str, da
 
 
 def test_changed_weights_and_other_options_are_refused(moeprobe: Moeprobe, analysis: Analysis) -> None:
-    stop(moeprobe, analysis, 2 * EACH)
+    stop(moeprobe, analysis, by_layer, 2 * EACH)
     other = ["--no-stream" if one == "--stream" else one for one in analysis]
     assert "leave out --no-stream to go on" in moeprobe(*other).sentence
     assert "another recipe" in moeprobe(*analysis, "--max-tokens", "200").sentence
@@ -159,12 +141,12 @@ def test_weights_are_read_as_before_whatever_is_free_now(
     analysis.remove("--stream")
     with monkeypatch.context() as patched:
         patched.setattr(Budget, "exceeded", property(lambda _: True))
-        stop(moeprobe, analysis, EACH)
+        stop(moeprobe, analysis, by_layer, EACH)
     assert moeprobe(*analysis).code == 0
     assert Result.load("out/result.json").environment.streamed == "layer"
     with monkeypatch.context() as patched:
         patched.setattr(Budget, "exceeded", property(lambda _: True))
-        stop(moeprobe, analysis, EACH)
+        stop(moeprobe, analysis, by_layer, EACH)
         patched.setattr("moeprobe.records.budget.free_memory", lambda: 1000)
         outcome = moeprobe(*analysis)
     assert outcome.code == 2
