@@ -225,6 +225,7 @@ def _pair_live(
             routers=measured.routers,
             probe=batches.facts(recipe.probe.texts),
             base=_describe(base, words),
+            unread=opened.unread,
         ),
         checks=[],
         findings=[],

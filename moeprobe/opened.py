@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
+from moeprobe.checkpoint.unread import find_unread
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.result import Unchecked
+from moeprobe.findings.unread import Unread
 from moeprobe.parallel.launch import Kind, own_device
 from moeprobe.records.streaming import Layers, open_stream
 from moeprobe.routers.find import find_sites
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 class Opened:
     """A model ready to run.
 
-    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights. ``layers`` is
-    set where they are on the disk.
+    ``checkpoint`` is None for a model that was given loaded; ``unloaded`` names what has no weights,
+    ``unread`` what is in the files and was not read (None without files). ``layers`` is set where they are on the disk.
     """
 
     checkpoint: Checkpoint | None
@@ -30,6 +32,7 @@ class Opened:
     reader: "PreTrainedTokenizerBase"
     unloaded: list[Unchecked]
     layers: Layers | None = None
+    unread: list[Unread] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -109,13 +112,13 @@ def open_model(
         if tokenizer is None or isinstance(tokenizer, str)
         else tokenizer
     )
-    layers = None
+    layers, bare = None, empty.pop()
     if reading is not None:
         stream = reading != "model"
     if stream or (stream is None and device_map in (None, "cpu")):
         layers = open_stream(
             checkpoint,
-            empty.pop(),
+            bare,
             dtype,
             device_map,
             memory,
@@ -140,7 +143,9 @@ def open_model(
         for name in loaded.missing
     ]
     unloaded += [Unchecked(what=part, why="this part of the checkpoint does not read text") for part in loaded.left_out]
-    return Opened(checkpoint, loaded.model, reader, unloaded, layers)
+    unread = find_unread(checkpoint, bare, loaded.left_out)
+    unloaded += [Unchecked(what=one.sentence(), why=one.why) for one in unread]
+    return Opened(checkpoint, loaded.model, reader, unloaded, layers, unread)
 
 
 def refuse_streaming(stream: bool | None, memory: str | None) -> None:
@@ -167,7 +172,7 @@ def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> "PreTrainedM
     empty = skeleton(opened, trust_remote_code=trust_remote_code)
     if not find_sites(empty):
         raise NotMoEError(
-            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. "
-            "moeprobe inspects Mixture-of-Experts checkpoints."
+            f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. moeprobe inspects "
+            "Mixture-of-Experts checkpoints; if this is one, correct model_type and architectures in config.json."
         )
     return empty

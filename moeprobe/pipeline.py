@@ -146,7 +146,9 @@ def analyze(
 
     if weights_only:
         found = scan(str(model), revision=revision, bars=bars, suits=suits)
-        evidence = Evidence(model_type=found.model.model_type, dtype=found.model.dtype, routers=found.routers)
+        evidence = Evidence(
+            model_type=found.model.model_type, dtype=found.model.dtype, routers=found.routers, unread=found.unread
+        )
         return result(evidence, found.model, found.not_checked)
 
     limit = None if memory is None else parse_size(memory)
@@ -220,6 +222,7 @@ def analyze(
         specialisation=specialisation,
         experiments=experiments.model_copy(update={"gradient": gradient.found}),
         probe=probe_read if measured.ran else None,
+        unread=opened.unread,
     )
     began, took = (bookmark.started, bookmark.seconds) if bookmark else (started, None)
     not_checked = [*not_read(measured.recording, opened.unloaded), *_left_out(recipe, opened, measured.ran)]

@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.headers import TensorHeader
-from moeprobe.checkpoint.names import ModuleTensor, module_tensors
+from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
 from moeprobe.checkpoint.weights import refuse_broken_promises
-from moeprobe.errors import NotMoEError, OptionError
+from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.unread import Unread
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
 from moeprobe.routers.stored_gate import read_said, read_stored
-from moeprobe.routers.stored_sites import StoredSite, find_stored_sites, fold_experts
+from moeprobe.routers.stored_sites import StoredSite
 from moeprobe.routers.weights import gate_weights
+from moeprobe.weights_only.inventory import take_inventory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1 << 25
 """Bytes below which reading ahead of the judging costs more than it saves."""
+_UNTOLD = "its tensors are stored in a layout that only the loaded model shows; leave out --weights-only"
 WHY = "only the weights of the routers were read (weights only)"
 
 
@@ -45,6 +48,7 @@ class Scan:
     model: Model
     routers: list[RouterEvidence]
     not_checked: list[Unchecked]
+    unread: list[Unread]
     bytes_read: int
     requests: int
 
@@ -88,6 +92,7 @@ def scan(
 
     Raises:
         NotMoEError: no tensor is named like a router's.
+        IncompleteError: the files do not hold what the config and the model class require of the routing.
         CheckpointError: it cannot be read; the message says what to do.
 
     """
@@ -95,14 +100,8 @@ def scan(
         stored = open_stored(str(model), revision, suits)
         headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
         names = [name for shard in stored.shards.values() for name in shard] or list(headers)
-        few, experts = fold_experts(names)
-        tensors = module_tensors(stored.config, few)
-        sites = find_stored_sites(tensors, experts)
-        if not sites:
-            raise NotMoEError(
-                f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or "
-                "one of a layout that only the loaded model shows (see `moeprobe analyze`)."
-            )
+        inventory = take_inventory(stored, names)
+        sites = inventory.sites
         config = read_config(stored.config)
         said = read_said(config, known=has_native_class(stored.model_type))
         wanted = {site.path: _wanted(site, said.needs_norm) for site in sites}
@@ -110,7 +109,8 @@ def scan(
             here = {name for names in wanted.values() for name in names}
             headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
             refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
-    vocabulary = _vocabulary(tensors, headers, config)
+        inventory.refuse_contradictions(headers)
+    vocabulary = _vocabulary(inventory.tensors, headers, config)
     routers, not_checked, entries = [], [], 0
     for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
         entries += sum(tensor.numel() for tensor in read.values())
@@ -118,12 +118,18 @@ def scan(
             routers.append(_evidence(read_stored(site, read, said), vocabulary))
         except ValueError as error:
             not_checked.append(Unchecked(what=site.path, why=str(error)))
+    not_checked += [Unchecked(what=path, why=_UNTOLD) for path in inventory.untold]
+    if inventory.missing:
+        not_checked.append(
+            Unchecked(what=_listed(inventory.missing), why="missing from the files; the model cannot be loaded")
+        )
     not_checked += [
         Unchecked(what="everything that needs a forward pass", why=WHY),
         Unchecked(what="the experts' weights", why=WHY),
     ]
+    not_checked += [Unchecked(what=one.sentence(), why=one.why) for one in inventory.unread]
     facts = _describe(stored, headers, config, entries)
-    return Scan(facts, routers, not_checked, stored.files.bytes_read, stored.files.requests)
+    return Scan(facts, routers, not_checked, inventory.unread, stored.files.bytes_read, stored.files.requests)
 
 
 @contextmanager
@@ -147,6 +153,11 @@ def _headers(stored: StoredCheckpoint, shards: list[str]) -> dict[str, TensorHea
         promised = {name: shard for shard in shards for name in stored.shards[shard]}
         refuse_broken_promises(promised, headers, stored.index)
     return headers
+
+
+def _listed(names: list[str]) -> str:
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} other tensors of the model ({', '.join(names[:3])}{more})"
 
 
 def _shard(stored: StoredCheckpoint, name: str) -> str:

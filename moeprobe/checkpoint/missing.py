@@ -6,6 +6,7 @@ from collections.abc import Collection
 from torch import nn
 
 from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.reasons import ADAPTER, LIKE_ROUTING, like, missing_reason, shape_reason
 from moeprobe.errors import IncompleteError
 
 _SELECTION_BIAS = re.compile(r"(^|\.)(e_score_correction_bias|correction_bias|expert_bias)$")
@@ -20,8 +21,9 @@ def check_shapes(checkpoint: Checkpoint, mismatched: Collection[tuple[str, tuple
     if mismatched:
         name, stored, expected = min(mismatched)
         raise IncompleteError(
-            f"{name} of {checkpoint.source} is {list(stored)} in the files and {list(expected)} "
-            f"by config.json ({len(mismatched)} such tensors); the two belong to different models."
+            f"{name} of {checkpoint.source} is {list(stored)} in the files and {list(expected)} by config.json"
+            f"{like(checkpoint.config, stored, expected)} ({len(mismatched)} such tensors): "
+            f"{shape_reason(stored, expected)}."
         )
 
 
@@ -30,26 +32,41 @@ def check_missing(
 ) -> list[str]:
     """Names of missing selection biases, which are zero in the model; any other missing tensor is refused.
 
+    Biases that only some of the layers lack are refused as well.
+
     Raises:
         IncompleteError: tensors are missing; the message names the first few.
     """
     zeros = sorted(name for name in missing if _is_zero_bias(model, name))
-    lost = sorted(set(missing) - set(zeros))
+    lost = sorted(set(missing) - set(zeros), key=lambda name: (LIKE_ROUTING.search(name) is None, name))
+    others = sorted(unexpected)
     if not lost:
+        _refuse_half_lost(checkpoint, model, zeros, others)
         return zeros
     total = len(model.state_dict())
     first = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
     # Most of the model missing while the files hold other names: these are the weights of something else.
-    if unexpected and len(lost) > total / 2:
+    if others and len(lost) > total / 2 and not any(map(ADAPTER.search, others)):
         raise IncompleteError(
             f"The weights of {checkpoint.source} are not those of a {type(model).__name__}: "
-            f"{len(lost)} of its {total} tensors are missing ({first}), {len(unexpected)} others are there "
-            f"({min(unexpected)}); check model_type and architectures in config.json."
+            f"{len(lost)} of its {total} tensors are missing ({first}), {len(others)} others are there "
+            f"({others[0]}); check model_type and architectures in config.json."
         )
     raise IncompleteError(
-        f"{len(lost)} of {total} tensors are missing from the weights of {checkpoint.source}: {first}; "
-        f"get the checkpoint again (random numbers would stand in for them)."
+        f"{len(lost)} of {total} tensors are missing from the weights of {checkpoint.source} ({first})"
+        f"{missing_reason(lost, others, {})} (transformers would initialise them randomly)."
     )
+
+
+def _refuse_half_lost(checkpoint: Checkpoint, model: nn.Module, zeros: list[str], unexpected: list[str]) -> None:
+    """Selection biases may be missing altogether, which is judged; in some layers only, or misnamed, they were lost."""
+    held = [name for name in model.state_dict() if _SELECTION_BIAS.search(name)]
+    misnamed = [name for name in unexpected if "bias" in name and LIKE_ROUTING.search(name)]
+    if zeros and (misnamed or len(zeros) < len(held)):
+        raise IncompleteError(
+            f"{len(zeros)} of {len(held)} selection biases are missing from the weights of {checkpoint.source} "
+            f"({zeros[0]}){missing_reason(zeros, misnamed, {})} (transformers would use zeros)."
+        )
 
 
 def _is_zero_bias(model: nn.Module, name: str) -> bool:

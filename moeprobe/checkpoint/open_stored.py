@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.hub import Repository, look_up
-from moeprobe.checkpoint.open import local_folder, read_raw_config, reading
+from moeprobe.checkpoint.open import Checkpoint, local_folder, read_raw_config, reading
 from moeprobe.checkpoint.ranges import Files, HubFiles, LocalFiles
 from moeprobe.checkpoint.weights import check_names, find_first, read_weight_map, refuse_missing
 
@@ -16,11 +17,13 @@ _INDEX_ENDING = ".safetensors.index.json"
 class StoredCheckpoint:
     """A checkpoint whose weights stay where they are.
 
-    ``source``, ``name``, ``revision`` and ``config`` as in ``Checkpoint``. ``shards`` are the names of its weight
-    files, each with the tensors that the index promises in it (none where there is no index; its name is ``index``).
+    ``source``, ``folder``, ``name``, ``revision`` and ``config`` as in ``Checkpoint``. ``shards`` are the names of its
+    weight files, each with the tensors that the index promises in it (none where there is no index; its name is
+    ``index``). ``listing`` are the names of all files in its folder or repository.
     """
 
     source: str
+    folder: Path
     name: str
     revision: str | None
     config: dict[str, Any]
@@ -29,6 +32,22 @@ class StoredCheckpoint:
     files: Files
     shards: dict[str, list[str]]
     index: str | None
+    listing: frozenset[str]
+
+    def without_weights(self) -> Checkpoint:
+        """The checkpoint as far as its config tells: enough for its skeleton."""
+        return Checkpoint(
+            source=self.source,
+            folder=self.folder,
+            name=self.name,
+            revision=self.revision,
+            config=self.config,
+            model_type=self.model_type,
+            architecture=self.architecture,
+            shards=[],
+            bytes=0,
+            tokenizer_source=str(self.folder),
+        )
 
 
 def open_stored(source: str, revision: str | None, suits: Callable[[str], None]) -> StoredCheckpoint:
@@ -51,10 +70,12 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     repository, folder = None, local_folder(source)
     if folder is None:
         repository = look_up(source, revision)
-        check_names(repository.names, source if repository.cached is None else f"The cached copy of {source}")
+        listing = frozenset(repository.names)
+        check_names(listing, source if repository.cached is None else f"The cached copy of {source}")
         folder = repository.fetch(_indexes(repository))
     else:
-        check_names({path.name for path in folder.iterdir()}, source)
+        listing = frozenset(path.name for path in folder.iterdir())
+        check_names(listing, source)
     config = read_raw_config(folder)
     suits(str(config["model_type"]))
     first = find_first(folder, config, source)
@@ -70,6 +91,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     architectures = config.get("architectures")
     return StoredCheckpoint(
         source=source,
+        folder=folder,
         name=source.split("/")[-1] if repository is not None else folder.absolute().resolve().name,
         revision=None if repository is None else folder.name,
         config=config,
@@ -78,6 +100,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
         files=HubFiles(source, folder.name, folder) if online else LocalFiles(folder),
         shards=shards,
         index=None if index is None else index.name,
+        listing=listing,
     )
 
 

@@ -1,5 +1,6 @@
 """A checkpoint's config without its model: transformers' own config class where there is one, else config.json."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from moeprobe.checkpoint.open import has_native_class
@@ -16,11 +17,13 @@ class RawConfig:
 
     def get_text_config(self) -> "RawConfig":
         """The part about the language model of a composite one, else the whole."""
-        for name in _TEXT:
-            part = self.__dict__.get(name)
-            if isinstance(part, dict):
-                return RawConfig(part)
-        return self
+        part = text_part(self.__dict__)
+        return self if part is self.__dict__ else RawConfig(dict(part))
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a raw config.json about the language model of a composite one, else the whole."""
+    return next((part for name in _TEXT if isinstance(part := config.get(name), dict)), config)
 
 
 def read_config(raw: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Renaming: from a name in the files to where its tensor goes, by the rules that transformers loads with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,15 +11,15 @@ class Renaming:
 
     Args:
         model: the model.
-        load_config: transformers' settings for loading.
+        rules: transformers' conversion rules, in their order: ``weight_mapping`` of its settings for loading, or what
+            ``rules_for`` gives.
         empty: its state dict.
 
     """
 
-    def __init__(self, model: Any, load_config: Any, empty: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Any, rules: Sequence[Any], empty: Mapping[str, Tensor]) -> None:
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        rules = load_config.weight_mapping or []
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self._prefix, self._empty = model.base_model_prefix, empty
@@ -36,3 +36,10 @@ class Renaming:
             return target, None, [target]
         first, *others = self.converters[pattern].target_patterns
         return target, pattern, [target, *(target.replace(first, other) for other in others)]
+
+
+def rules_for(model: Any) -> list[Any]:
+    """The rules by which transformers loads the files of an unquantised checkpoint into ``model``."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    return list(get_model_conversion_mapping(model, add_legacy=True))

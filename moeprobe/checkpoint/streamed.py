@@ -189,7 +189,7 @@ class LayerStream:
         inside = {name: layer for name in empty if (layer := self._layer(name)) is not None}
         refuse_shared(model, inside)
         unread = output_head(model, set(inside))
-        rename = Renaming(model, load_config, empty)
+        rename = Renaming(model, load_config.weight_mapping or [], empty)
         embedding = embedding_path(model, set(inside))
         outside: dict[str, Any] = {}
         given: set[str] = set()

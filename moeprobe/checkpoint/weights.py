@@ -14,7 +14,10 @@ INDEX = "model.safetensors.index.json"
 
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OTHER = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
-_NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt"}
+NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w-]*\.\w+$")
+"""Names of files that a trainer writes beside the weights."""
+WEIGHT_ENDINGS = (".safetensors", *_PICKLE, *_OTHER)
+"""How the names of weight files end, in whatever form."""
 # transformers prefers such files to all others in the folder, so their presence alone decides.
 _DISTRIBUTED = re.compile(r"(shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors|\.metadata|.*\.distcp)$")
 
@@ -44,7 +47,7 @@ def check_names(names: Collection[str], source: str) -> None:
             f"{source} has safetensors files ({stray[0]}) but neither {SINGLE} nor {INDEX}, "
             f"which says where each tensor is; get the index as well."
         )
-    pickles = sorted(name for name in names if name.endswith(_PICKLE) and name not in _NOT_WEIGHTS)
+    pickles = sorted(name for name in names if name.endswith(_PICKLE) and not NOT_WEIGHTS.match(name))
     if pickles:
         raise UnsafeError(
             f"{source} has pickle weights only ({pickles[0]}), which can run code when read; "

@@ -83,8 +83,13 @@ class Case(Generic[L]):
         measured: float | int | None = None,
         limit: str | None = None,
         experts: Sequence[int] = (),
+        where: str | None = None,
     ) -> None:
-        """Add a finding. ``limit`` names the limit that was crossed, None where the fault is exact."""
+        """Add a finding.
+
+        ``limit`` names the limit that was crossed, None where the fault is exact. ``where`` replaces the place in the
+        message.
+        """
         router = self.subject.router if self.subject else None
         self.findings.append(
             Finding(
@@ -98,7 +103,7 @@ class Case(Generic[L]):
                 measured=measured,
                 limit=getattr(self.limits, limit) if limit else None,
                 limit_name=f"{self.detector}.{limit}" if limit else None,
-                message=f"{self.place}: {message}.",
+                message=f"{where or self.place}: {message}.",
                 cause=cause,
                 remedy=remedy,
             )

@@ -19,6 +19,7 @@ from moeprobe.detectors import (
     scale_mismatch,
     size_causes,
     sqrt_nan,
+    unread_tensors,
 )
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, WHOLE_MODEL, Finding
@@ -60,7 +61,8 @@ def _follow(found: Finding, root: Finding) -> Finding:
 
 
 def _explains(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
-    if root.severity == "info":
+    # What no model reads has no effect on what was measured.
+    if root.severity == "info" or root.detector == unread_tensors.UnreadTensors.name:
         return False
     return any(rule(root, found, depth) for rule in _RULES)
 

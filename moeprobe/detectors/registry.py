@@ -21,6 +21,7 @@ from moeprobe.detectors.permuted_experts import PermutedExperts
 from moeprobe.detectors.routing_drift import RoutingDrift
 from moeprobe.detectors.scale_mismatch import ScaleMismatch
 from moeprobe.detectors.sqrt_nan import SqrtNan
+from moeprobe.detectors.unread_tensors import UnreadTensors
 from moeprobe.detectors.untrained_gate import UntrainedGate
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Evidence
@@ -40,6 +41,7 @@ DETECTORS: tuple[Detector[Any], ...] = (
     PermutedExperts(),
     DuplicateExperts(),
     UntrainedGate(),
+    UnreadTensors(),
     RoutingDrift(),
 )
 

@@ -10,6 +10,7 @@ from moeprobe.findings.numbers import Interval, Quantiles
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
+from moeprobe.findings.unread import Unread
 from moeprobe.findings.weights import ExpertWeights, GateShape
 
 
@@ -281,7 +282,10 @@ class Probe(Plain):
 
 
 class Evidence(Plain):
-    """All that is known about a checkpoint's routing."""
+    """All that is known about a checkpoint's routing.
+
+    ``unread`` is what the checkpoint holds and no model reads; None where the files were not seen.
+    """
 
     model_type: str
     dtype: str
@@ -290,3 +294,4 @@ class Evidence(Plain):
     probe: Probe | None = None
     base: Base | None = None
     specialisation: Specialisation | None = None
+    unread: list[Unread] | None = None

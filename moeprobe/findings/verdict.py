@@ -54,6 +54,9 @@ def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
 
 def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
+    if not result.evidence.routers:
+        why = next((f" ({left_out.what}: {left_out.why})" for left_out in result.not_checked), "")
+        return f"no router could be read{why}"
     if not result.count("clean") and not result.count("finding") and not result.weighed:
         return f"nothing was checked: all {len(result.checks)} checks were skipped or failed to run"
     if not result.weights_only and all(one.activations is None for one in result.evidence.routers):

@@ -39,6 +39,8 @@ def summary(result: Result, report: Path | None = None, *, verdict: Verdict | No
     rest += [f"{plural(len(result.not_checked), 'thing')} not checked"] if result.not_checked else []
     if rest:
         lines += ["", f"Besides: {', '.join(rest)}."]
+    for unread in result.evidence.unread or ():
+        lines += [textwrap.fill(f"Not read: {plain(unread.sentence())}: {plain(unread.why)}.", _WIDTH)]
     if result.evidence.base is not None:
         lines += ["", textwrap.fill(f"Against {plain(result.evidence.base.name)}: {plain(nearest(result))}", _WIDTH)]
     if compared := against.lines(result):

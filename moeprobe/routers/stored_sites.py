@@ -5,7 +5,7 @@ the modules (``checkpoint.names``), so the paths are those that the loaded model
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from moeprobe.checkpoint.names import ModuleTensor
@@ -33,37 +33,12 @@ class StoredSite:
     norm: ModuleTensor | None = None
 
 
-def fold_experts(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """The names without all experts but the first, which are nearly all names of a large checkpoint.
-
-    Returns:
-        names: those that are left.
-        counts: name up to ``experts.`` -> number of experts that are stored below it one by one.
-
-    """
-    left: list[str] = []
-    largest: dict[str, int] = {}
-    for name in names:
-        # Plain string methods: there may be 100,000 names.
-        holder, found, below = name.partition("experts.")
-        number = below.partition(".")[0].removeprefix("expert_") if found else ""
-        if not number.isdigit() or (holder and holder[-1] != "."):
-            left.append(name)
-            continue
-        index = int(number)
-        if index == 0:
-            left.append(name)
-        if index >= largest.get(holder, 0):
-            largest[holder] = index
-    return left, {holder: index + 1 for holder, index in largest.items()}
-
-
 def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[str, int]) -> list[StoredSite]:
     """All routers, in the order of their layers.
 
     Args:
         tensors: the tensors of the modules (experts after the first may be left out).
-        stored_experts: what ``fold_experts`` counts in the files.
+        stored_experts: how many experts the files hold one by one, by the name up to ``experts.``.
 
     """
     blocks: dict[str, int | None] = {}

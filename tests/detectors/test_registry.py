@@ -11,6 +11,7 @@ from moeprobe.detectors.flat_scores import FlatScores, FlatScoresLimits
 from moeprobe.detectors.registry import DETECTORS, choose, documentation, explain, find, judge, resolve_limits
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Backward, Evidence, Experiments
+from moeprobe.findings.unread import Unread
 
 from .drifted import against_base, drift, interval
 from .synthetic import (
@@ -52,6 +53,7 @@ EVERYTHING = [
     "permuted-experts",
     "duplicate-experts",
     "untrained-gate",
+    "unread-tensors",
     "routing-drift",
 ]
 
@@ -162,7 +164,10 @@ def sick_model() -> Evidence:
             gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
         ),
     )
-    return against_base(seen)
+    bias = Unread(
+        kind="tensors", names=["layers.*.gate.bias"], count=4, routing=True, why="the model has no place for it"
+    )
+    return against_base(seen).model_copy(update={"unread": [bias]})
 
 
 def test_a_saved_result_is_judged_the_same() -> None:
@@ -179,14 +184,17 @@ def test_one_check_per_detector_and_router() -> None:
     checks = judged(seen).checks
     keys = [(check.detector, check.router) for check in checks]
     expected = [(name, r.router.path) for name in EVERYTHING for r in seen.routers]
-    assert sorted(keys, key=str) == sorted([*expected, ("scale-mismatch", None)], key=str)
+    whole = [("scale-mismatch", None), ("unread-tensors", None)]
+    expected = [key for key in expected if key[0] != "unread-tensors"]
+    assert sorted(keys, key=str) == sorted([*expected, *whole], key=str)
     assert all(check.reason for check in checks if check.verdict in ("skipped", "failed"))
 
 
 def test_every_finding_says_what_to_do() -> None:
     for found in judged(sick_model()).findings:
         assert found.message.endswith(".")
-        assert found.message.startswith("All layers: " if found.layer is None else f"Layer {found.layer}: ")
+        whole = "Checkpoint: " if found.detector == "unread-tensors" else "All layers: "
+        assert found.message.startswith(whole if found.layer is None else f"Layer {found.layer}: ")
         assert found.cause
         assert not re.search(r"\d{2}", found.cause.replace("16 bits", ""))
         assert found.remedy

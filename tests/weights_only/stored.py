@@ -1,12 +1,20 @@
 """Write a checkpoint of given tensors and no others, sharded as asked: the files that ``--weights-only`` reads."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from tests.zoo.case import build
+from tests.zoo.save import tokenizer
+from tests.zoo.zoo import ZOO
+
+Tensors = dict[str, Tensor]
+Config = dict[str, Any]
 
 
 def write(folder: Path, config: dict[str, Any], shards: list[dict[str, Tensor]]) -> Path:
@@ -54,3 +62,21 @@ def kimi(layers: int = 4, hidden: int = 1024, experts: int = 8, width: int = 64)
         shards.append(held)
     shards.append({"lm_head.weight": torch.zeros(64, hidden, dtype=torch.bfloat16)})
     return shards
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A family of the zoo in the layout of the hub."""
+    model: Any = build(next(case for case in ZOO if case.name == name))
+    model.save_pretrained(folder, save_original_format=True)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def change(folder: Path, plant: Callable[[Tensors, Config], object]) -> Path:
+    """Change the only weight file and the config of a checkpoint."""
+    file, config = folder / "model.safetensors", folder / "config.json"
+    tensors, values = load_file(file), json.loads(config.read_text())
+    plant(tensors, values)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+    config.write_text(json.dumps(values))
+    return folder

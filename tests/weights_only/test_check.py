@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moeprobe.pipeline import analyze
 from tests.commandline import Moeprobe
-from tests.weights_only.stored import KIMI, kimi, write
+from tests.weights_only.stored import KIMI, change, kimi, saved, write
 
 Shards = list[dict[str, Tensor]]
 GATE, BIAS = "model.layers.2.mlp.gate.weight", "model.layers.2.mlp.gate.e_score_correction_bias"
@@ -105,26 +105,17 @@ def test_nothing_that_weights_can_tell_is_not_known(moeprobe: Moeprobe, tmp_path
     ],
 )
 def test_broken_hash_tables(tmp_path: Path, fault: Callable[[Tensor], object], cause: str) -> None:
-    torch.manual_seed(0)
-    config = {
-        "model_type": "deepseek_v4", "architectures": ["DeepseekV4ForCausalLM"], "vocab_size": 64, "hidden_size": 32,
-        "num_experts_per_tok": 2, "n_routed_experts": 8, "scoring_func": "sqrtsoftplus",
-    }  # fmt: skip
-    table = torch.rand(64, 8).argsort(dim=-1)[:, :2].contiguous()
-    tensors = {"embed.weight": torch.zeros(64, 32)}
-    for layer in range(3):
-        at = f"layers.{layer}.ffn"
-        tensors[f"{at}.gate.weight"] = torch.randn(8, 32)
-        tensors[f"layers.{layer}.ffn_norm.weight"] = torch.ones(32)
-        tensors |= {f"{at}.experts.{expert}.w1.weight": torch.zeros(4, 32) for expert in range(8)}
-        tensors |= {f"{at}.gate.bias": torch.randn(8)} if layer else {f"{at}.gate.tid2eid": table}
-    sound = analyze(write(tmp_path / "sound", config, [tensors]), weights_only=True)
+    folder = saved("deepseek_v4", tmp_path)
+    sound = analyze(folder, weights_only=True)
     assert sound.findings == []
     assert [one.router.kind for one in sound.evidence.routers] == ["hash", "top-k", "top-k"]
     assert sound.evidence.routers[1].weights
     assert sound.evidence.routers[1].weights.logit_bound
-    fault(table)
-    broken = analyze(write(tmp_path / "broken", config, [tensors]), weights_only=True)
+
+    def plant(tensors: dict[str, Tensor], _: object) -> None:
+        fault(next(tensor for name, tensor in tensors.items() if name.endswith("tid2eid")))
+
+    broken = analyze(change(folder, plant), weights_only=True)
     assert [(one.detector, one.cause, one.router) for one in broken.findings] == [
         ("hash-boundary", cause, "model.layers.0.mlp.gate")
     ]

@@ -1,0 +1,200 @@
+"""Held against the model class: every tensor that transformers would load is there, once, in the right shape.
+
+The required set is the state dict of the model's skeleton; the stored names were placed in it by transformers' own
+rules (``checkpoint.placement``). Where the two disagree, the answer is not known, and a smaller number of routers would
+be judged in silence: so it is refused, and the message names tensor, both shapes and the likely reasons.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moeprobe.checkpoint.expert_names import StoredExperts, fold_experts
+from moeprobe.checkpoint.headers import TensorHeader
+from moeprobe.checkpoint.names import ModuleTensor
+from moeprobe.checkpoint.placement import Placement
+from moeprobe.checkpoint.reasons import LIKE_ROUTING, like, missing_reason, shape_reason
+from moeprobe.errors import IncompleteError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CODES = re.compile(r"^(U|I|F4|F6|BOOL)")
+"""Dtypes of codes: their shape is not that of the tensor they stand for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """What the files of a checkpoint say before any tensor is read.
+
+    ``headers`` may lack tensors of shards that were not looked at (over the network); ``experts`` are those stored one
+    by one, by the name up to ``experts.``; ``config`` is the raw config.json.
+    """
+
+    source: str
+    config: Mapping[str, Any]
+    headers: Mapping[str, TensorHeader]
+    experts: Mapping[str, StoredExperts]
+
+
+OF_EXPERTS = re.compile(r"(^|\.)experts\.")
+"""Names of the routed experts' tensors in a model."""
+
+
+def decides(name: str) -> bool:
+    """Whether a tensor of the model, by its name, is a router's or an expert's."""
+    return LIKE_ROUTING.search(name) is not None or OF_EXPERTS.search(name) is not None
+
+
+def refuse_lacking(files: Files, placed: Placement) -> None:
+    """Do nothing if every tensor of routers and experts is in the files, under a name that transformers finds.
+
+    Selection biases included: transformers would put zeros in their place, which are then judged as the checkpoint's.
+
+    Raises:
+        IncompleteError: some are missing.
+
+    """
+    missing = sorted(filter(decides, placed.missing), key=lambda name: LIKE_ROUTING.search(name) is None)
+    if missing:
+        shape = list(placed.empty[missing[0]].shape)
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise IncompleteError(
+            f"{missing[0]} {shape}{more} of a {files.config.get('model_type')} model cannot be found in the weights of "
+            f"{files.source}{missing_reason(missing, placed.unplaced, files.headers)}."
+        )
+
+
+def refuse_misshapen(files: Files, placed: Placement, of: re.Pattern[str]) -> None:
+    """Do nothing if every tensor with a name like ``of`` whose header is known has the model's shape.
+
+    Raises:
+        IncompleteError: one has not.
+
+    """
+    for target in filter(of.search, placed.sources):
+        sources = placed.sources[target]
+        if any(source.stored not in files.headers for source in sources):
+            continue
+        coded = any(_CODES.match(files.headers[source.stored].dtype) for source in sources)
+        if coded and placed.empty[target].is_floating_point():
+            continue  # of a quantised tensor; the codes are read with their scales or not at all
+        expected = tuple(placed.empty[target].shape)
+        stored = _shape(sources, files)
+        if stored is not None and stored != expected:
+            raise IncompleteError(
+                f"{_named(sources[0])} of {files.source} is {list(stored)} in the files and {list(expected)} by "
+                f"config.json{like(files.config, stored, expected)}: {shape_reason(stored, expected)}."
+            )
+        if stored is None:
+            _refuse_other_size(files, placed, target, sources)
+
+
+def refuse_other_experts(files: Files, placed: Placement | None) -> None:
+    """Do nothing if every expert that the model has is in the files with all of its tensors, and no other one.
+
+    Raises:
+        IncompleteError: an expert is missing, lacks a tensor, or is one too many.
+
+    """
+    expected = {} if placed is None else _expected_experts(placed)
+    for holder, group in files.experts.items():
+        for rest, first in group.first.items():
+            there = f"{holder}experts of {files.source}"
+            number = group.gap(rest)
+            if number is not None:
+                raise IncompleteError(
+                    f"Expert {number} of {there} has no {rest}, which {len(group.numbers[rest])} of its siblings have: "
+                    "it was cut out, or its shard is of another save; get the checkpoint again."
+                )
+            count, wanted = len(set(group.numbers[rest])), expected.get(first)
+            if wanted is None:
+                wanted = max(len(set(numbers)) for numbers in group.numbers.values())
+            if count != wanted and count not in _with_parameters(files.config):
+                raise IncompleteError(
+                    f"The files hold {count} experts below {there} ({rest}), and by config.json"
+                    f"{like(files.config, (count,), (wanted,))} there are {wanted}: "
+                    f"{shape_reason((count,), (wanted,))}."
+                )
+
+
+def _with_parameters(config: Mapping[str, Any]) -> list[int]:
+    """Number of experts that have parameters, in a config that has others besides (LongCat's zero experts)."""
+    if not any(type(config.get(key)) is int and config[key] > 0 for key in ("zero_expert_num", "num_zero_experts")):
+        return []
+    return [config[key] for key in ("n_routed_experts", "num_experts") if type(config.get(key)) is int]
+
+
+def _named(source: ModuleTensor) -> str:
+    same = source.stored == source.name
+    return source.stored if same else f"{source.stored} (in transformers {source.name})"
+
+
+def _shape(sources: Sequence[ModuleTensor], files: Files) -> tuple[int, ...] | None:
+    """Shape of the model's tensor that the stored one makes; None where several are put together or taken apart."""
+    if len(sources) != 1:
+        return None
+    source = sources[0]
+    shape = files.headers[source.stored].shape
+    if source.converter is None:
+        return shape
+    converter = source.converter
+    several = len(converter.source_patterns) > 1 or len(converter.target_patterns) > 1
+    if several or _siblings(source.stored, files):
+        return None
+    try:
+        made = source.of(torch.empty(shape, device="meta"))
+    except ValueError:
+        return None
+    return tuple(made.shape)
+
+
+def _refuse_other_size(files: Files, placed: Placement, target: str, sources: Sequence[ModuleTensor]) -> None:
+    """Where tensors are put together or taken apart, their numbers of entries must come out even."""
+    together = {source.stored for source in sources}
+    targets = {name for name, made_of in placed.sources.items() if any(one.stored in together for one in made_of)}
+    everyone = [sibling for name in together for sibling in _siblings(name, files) or [name]]
+    if any(name not in files.headers for name in everyone) or _with_parameters(files.config):
+        return
+    stored = sum(prod(files.headers[name].shape) for name in everyone)
+    expected = sum(prod(placed.empty[name].shape) for name in targets)
+    if stored != expected:
+        raise IncompleteError(
+            f"{target} of {files.source} would be made of {stored:,} numbers in the files ({min(together)} "
+            f"{list(files.headers[min(together)].shape)}{', ...' if len(together) > 1 else ''}), and by config.json it "
+            f"has {expected:,} ({list(placed.empty[target].shape)}): the two belong to different models, or experts "
+            "were pruned or resized without changing config.json."
+        )
+
+
+def _siblings(name: str, files: Files) -> list[str]:
+    """All names for which this one stands; none for a tensor that is not one of single experts."""
+    holder, found, _ = name.partition("experts.")
+    group = files.experts.get(holder) if found else None
+    rest = next((rest for rest, first in group.first.items() if first == name), None) if group else None
+    return group.names(rest) if group is not None and rest is not None else []
+
+
+def _expected_experts(placed: Placement) -> dict[str, int]:
+    """Stored name of an expert's tensor, of the first one that has it -> number of experts in the model."""
+    modules = {holder: group.count for holder, group in fold_experts(placed.empty)[1].items()}
+    found: dict[str, int] = {}
+    for target, sources in placed.sources.items():
+        holder, single, below = target.partition("experts.")
+        one_by_one = single and below.partition(".")[0].removeprefix("expert_").isdecimal()
+        for source in sources:
+            if ".experts." not in f".{source.stored}":
+                continue
+            if one_by_one:
+                found[source.stored] = modules[holder]
+            elif source.converter is not None and len(source.converter.target_patterns) == 1:
+                found[source.stored] = _first_size(placed.empty[target])
+    return found
+
+
+def _first_size(tensor: "Tensor") -> int:
+    return int(tensor.shape[0]) if tensor.ndim else 0
