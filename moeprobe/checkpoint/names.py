@@ -62,7 +62,7 @@ class ModuleTensor:
                     missing_keys=None,
                 )
             result: Tensor = made[targets[self.part]]
-        except (AttributeError, KeyError, ValueError, RuntimeError) as error:
+        except (AttributeError, LookupError, ValueError, RuntimeError) as error:
             raise ValueError("transformers makes it of the stored tensor in a way that needs the model") from error
         return result
 

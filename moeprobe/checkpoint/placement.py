@@ -29,6 +29,7 @@ _BESIDE_WEIGHT = frozenset(
 )  # fmt: skip
 """Last part of the names of what belongs to the quantised ``weight`` of the same module: compressed-tensors, GPTQ, AWQ,
 ModelOpt, MLX, block fp8, and the int8 of bitsandbytes."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _BELOW_WEIGHT = ".weight."
 """What bitsandbytes (4 bits), torchao and quanto save below the weight itself."""
 _OF_TENSOR = re.compile(
@@ -132,15 +133,18 @@ def _any_of(patterns: Collection[str] | None, *more: str) -> re.Pattern[str]:
 
 
 def _missing(model: "PreTrainedModel", empty: "Mapping[str, Tensor]", covered: Collection[str]) -> Iterator[str]:
-    """Tensors that no file has, that are tied to none that is there, and that the class does not do without.
+    """Tensors that no file has, that are tied to none that is there, and that the class cannot do without.
 
-    Of experts that are modules of their own, one stands for its siblings.
+    What the class can do without is missing all the same where other layers have it. Of experts that are modules of
+    their own, one stands for its siblings.
     """
     spared = _any_of(getattr(model, "_keys_to_ignore_on_load_missing", None))
     tied: dict[str, set[str]] = defaultdict(set)
     for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
         tied[target].add(source)
         tied[source].add(target)
+    elsewhere = {_NUMBER.sub("*", name) for name in covered if spared.search(name)}
     for name in fold_experts(empty)[0]:
-        if name not in covered and tied[name].isdisjoint(covered) and not spared.search(name):
+        dispensable = spared.search(name) is not None and _NUMBER.sub("*", name) not in elsewhere
+        if name not in covered and tied[name].isdisjoint(covered) and not dispensable:
             yield name

@@ -164,10 +164,10 @@ def sick_model() -> Evidence:
             gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
         ),
     )
-    bias = Unread(
+    lost = Unread(
         kind="tensors", names=["layers.*.gate.bias"], count=4, routing=True, why="the model has no place for it"
     )
-    return against_base(seen).model_copy(update={"unread": [bias]})
+    return against_base(seen).model_copy(update={"unread": [lost]})
 
 
 def test_a_saved_result_is_judged_the_same() -> None:
