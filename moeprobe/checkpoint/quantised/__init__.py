@@ -4,16 +4,3 @@ One file a format, each in plain torch: a gate is small, and no format's library
 cannot be read without is asked for by name, and every shape is held against the others: codes that are not understood
 are refused (``UnreadableError``), never judged.
 """
-
-from moeprobe.checkpoint.quantised.codes import Codes, Restored, UnreadableError
-from moeprobe.checkpoint.quantised.restore import belongs_to_codes, plain_name, refuse_codes, restore_all
-
-__all__ = [
-    "Codes",
-    "Restored",
-    "UnreadableError",
-    "belongs_to_codes",
-    "plain_name",
-    "refuse_codes",
-    "restore_all",
-]

@@ -87,7 +87,8 @@ def _bits(codes: Codes, packed: Tensor, shape: torch.Size) -> tuple[int, bool]:
     if len(chosen) != 1:
         told = f" at {' or '.join(map(str, sorted(said)))} bits" if said else ""
         raise UnreadableError(
-            f"weight_packed is {list(packed.shape)}, which does not hold the {list(shape)} numbers of weight_shape{told}"
+            f"weight_packed is {list(packed.shape)}, which does not hold the {list(shape)} numbers of "
+            f"weight_shape{told}"
         )
     return chosen[0]
 
@@ -98,7 +99,7 @@ def _zero_points(zero: Tensor, scale: Tensor, bits: int, dense: bool) -> Tensor:
         return zero.float()
     if scale.ndim != 2 or zero.ndim != 2:
         raise UnreadableError(f"weight_zero_point is {list(zero.shape)} for scales of {list(scale.shape)}")
-    found = (unpack if dense else unpack_apart)(zero.T, bits).T[: scale.shape[0]] - 2 ** (bits - 1)
+    found: Tensor = (unpack if dense else unpack_apart)(zero.T, bits).T[: scale.shape[0]] - 2 ** (bits - 1)
     if found.shape != scale.shape:
         raise UnreadableError(f"weight_zero_point unpacks to {list(found.shape)} for scales of {list(scale.shape)}")
     return found.float()
@@ -109,8 +110,8 @@ def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) ->
     if order is not None and scale.ndim == 2 and not bool((order < 0).any()):
         if order.shape != signed.shape[1:] or int(order.max()) >= scale.shape[1] or scale.shape[0] != signed.shape[0]:
             raise UnreadableError(
-                f"weight_g_idx is {list(order.shape)} with groups up to {int(order.max())}, which does not fit codes of "
-                f"{list(signed.shape)} with scales of {list(scale.shape)}"
+                f"weight_g_idx is {list(order.shape)} with groups up to {int(order.max())}, which does not fit "
+                f"codes of {list(signed.shape)} with scales of {list(scale.shape)}"
             )
         factor = scale[:, order.long()]
         shift = zero[:, order.long()] if zero is not None and zero.shape == scale.shape else zero

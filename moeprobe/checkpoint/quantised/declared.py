@@ -8,13 +8,17 @@ _TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
 def quantisation_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The quantisation config of a raw config.json (MLX calls it ``quantization``); empty where there is none."""
+    """The quantisation config of a raw config.json (MLX calls it ``quantization``); empty where there is none.
+
+    Where there is none and the model's dtype is fp8, the numbers are a plain cast: ``plain_fp8``.
+    """
     for part in (config, *(config.get(name) for name in _TEXT)):
         if isinstance(part, Mapping):
             for name in ("quantization_config", "compression_config", "quantization"):
                 if isinstance(found := part.get(name), Mapping) and found:
                     return found
-    return {}
+    cast = any(str(config.get(name, "")).startswith("float8") for name in ("dtype", "torch_dtype"))
+    return {"plain_fp8": True} if cast else {}
 
 
 def method_of(said: Mapping[str, Any]) -> str:
@@ -35,7 +39,7 @@ def said_of(said: Mapping[str, Any], module: str) -> Mapping[str, Any]:
         for pattern, own in patterns.items():
             sign, body = (str(pattern)[:2], str(pattern)[2:]) if str(pattern)[1:2] == ":" else ("+:", str(pattern))
             if sign == "+:" and isinstance(own, Mapping) and _matches(body, module):
-                return found | own
+                return found | dict(own)
     return found
 
 

@@ -63,13 +63,16 @@ def _groups(codes: Codes, columns: int, count: int) -> tuple[Tensor, str]:
     width = codes.number("group_size", -1)
     width = columns if width <= 0 else width
     if -(-columns // width) != count:
-        raise UnreadableError(f"scales hold {count} groups, and {columns} columns make {-(-columns // width)} of {width}")
+        raise UnreadableError(
+            f"scales hold {count} groups, and {columns} columns make {-(-columns // width)} of {width}"
+        )
     words = "with a scale a row" if count == 1 else f"in groups of {width}"
     order = codes.parts.get("g_idx")
     if order is None or order.numel() == 0:
         return torch.arange(columns) // width, words
     if order.shape != (columns,) or int(order.min()) < 0 or int(order.max()) >= count:
         raise UnreadableError(
-            f"g_idx is {list(order.shape)} with groups up to {int(order.max())}, for {columns} columns in {count} groups"
+            f"g_idx is {list(order.shape)} with groups up to {int(order.max())}, for {columns} columns in "
+            f"{count} groups"
         )
     return order.long(), words

@@ -32,15 +32,17 @@ def restore_mlx(codes: Codes) -> Restored:
     scales = codes.need("scales", dims=(2,))
     if columns % group or scales.shape != (weight.shape[0], columns // group):
         raise UnreadableError(
-            f"scales are {list(scales.shape)}, which does not fit {weight.shape[0]} rows of {columns} columns in groups "
-            f"of {group}"
+            f"scales are {list(scales.shape)}, which does not fit {weight.shape[0]} rows of {columns} columns in "
+            f"groups of {group}"
         )
     number = unpack(weight, bits)
     shape = number.shape
     if mode != "affine":
         # An fp8 number of a kind of its own: nvfp4's scales are e4m3 in a byte.
         factors = scales.view(torch.float8_e4m3fn).float() if mode == "nvfp4" else numbers(scales, "scales")
-        meant = number.to(torch.uint8).view(torch.float8_e4m3fn).float() if bits == 8 else torch.tensor(E2M1)[number.long()]
+        meant = (
+            number.to(torch.uint8).view(torch.float8_e4m3fn).float() if bits == 8 else torch.tensor(E2M1)[number.long()]
+        )
         return Restored(meant * spread(factors, "scales", shape)[0], bits, f"{mode} in groups of {group} (MLX)")
     name = "biases" if "biases" in codes.parts else "qbiases"
     biases = codes.need(name, dims=(2,))

@@ -16,21 +16,11 @@ from moeprobe.checkpoint.quantised.fp4 import restore_blocks, restore_fp4
 from moeprobe.checkpoint.quantised.fp8 import FP8, restore_fp8
 from moeprobe.checkpoint.quantised.gptq import restore_gptq
 from moeprobe.checkpoint.quantised.mlx import restore_mlx
+from moeprobe.checkpoint.quantised.naming import OF_CODES, OF_INPUTS
 
-_OF_CODES = re.compile(
-    r"(?:^|(?<=\.))(weight_(packed|scale|scale_inv|scale_2|global_scale|zero_point|shape|g_idx|blocks|scales|format)"
-    r"|qscale_weight|qweight|qzeros|scales|g_idx|q?biases|SCB|pre_quant_scale"
-    r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|_data|_scale|_shift)"
-    r"|W_q|_?weight_qdata|weight:\w+)$"
-)
-"""Names that no layer gives to anything but the codes of its weight and what they are read with."""
-_OF_INPUTS = re.compile(
-    r"(?:^|(?<=\.))((input|output|activation|act|[kqv])_(global_)?scale|qscale_act|input_zero_point|output_zero_point)$"
-)
-"""Names of what the inputs are quantised with; a weight does not need it."""
 _OF_WEIGHT = re.compile(r"(?:^|(?<=\.))(weight|scale)$")
 _OF_UNREAD = re.compile(r"(?:^|(?<=\.))(codes|codebooks|centroids|indices|tables2?)$")
-_OF_FLOATS = re.compile(f"{_OF_INPUTS.pattern}|{_OF_WEIGHT.pattern}")
+_OF_FLOATS = re.compile(f"{OF_INPUTS.pattern}|{_OF_WEIGHT.pattern}")
 _WORDS = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, *FP8)
 _UNREAD = {
     "hqq": "HQQ", "quanto": "quanto", "eetq": "EETQ", "aqlm": "AQLM", "vptq": "VPTQ", "spqr": "SpQR", "higgs": "HIGGS",
@@ -38,19 +28,6 @@ _UNREAD = {
     "gguf": "GGUF", "bitblas": "BitBLAS", "marlin": "Marlin", "exl2": "EXL2", "exl3": "EXL3", "quip": "QuIP#",
 }  # fmt: skip
 """Methods whose layouts need their own library (transforms of the input, layouts of a kernel, codebooks)."""
-
-
-def belongs_to_codes(name: str) -> bool:
-    """Whether a tensor of this name is part of a quantised matrix, never a tensor of its own."""
-    return _OF_CODES.search(name) is not None or _OF_INPUTS.search(name) is not None
-
-
-def plain_name(name: str) -> tuple[str, str]:
-    """The name of the weight that a tensor of codes belongs to, and the end by which it differs; else both as given."""
-    for pattern in (_OF_CODES, _OF_INPUTS):
-        if (found := pattern.search(name)) is not None:
-            return f"{name[: found.start()]}weight", found.group()
-    return name, ""
 
 
 def restore_all(
@@ -84,7 +61,7 @@ def restore_all(
             module = stored[whole][: len(stored[whole]) - len(whole) + len(holder)].rstrip(".")
             made[f"{holder}weight"] = _restore(Codes(parts, module, said_of(said, module), columns))
         for end, name in names.items():
-            if f"{holder}weight" in made or (_OF_INPUTS.search(end) and tensors[name].numel() == 1):
+            if f"{holder}weight" in made or (OF_INPUTS.search(end) and tensors[name].numel() == 1):
                 del left[name]
     for name, tensor in left.items():
         refuse_codes(name, tensor)
@@ -95,7 +72,7 @@ def _groups(names: Collection[str], method: str) -> dict[str, dict[str, str]]:
     """The start of their names -> end -> name, of all that may be parts of one matrix."""
     groups: dict[str, dict[str, str]] = {}
     for name in names:
-        for pattern in (_OF_CODES, _OF_INPUTS, _OF_WEIGHT, *([_OF_UNREAD] if method in _UNREAD else [])):
+        for pattern in (OF_CODES, OF_INPUTS, _OF_WEIGHT, *([_OF_UNREAD] if method in _UNREAD else [])):
             if (found := pattern.search(name)) is not None:
                 groups.setdefault(name[: found.start()], {})[found.group()] = name
                 break
@@ -150,7 +127,12 @@ def _choose(codes: Codes) -> Callable[[Codes], Restored]:
     if weight.dtype in (torch.uint32, torch.int32) and "scales" in parts:
         return restore_mlx
     scale = next((parts[name] for name in ("weight_scale", "weight_scale_inv", "scale") if name in parts), None)
-    if weight.dtype in (torch.uint8, torch.int8) and scale is not None and scale.ndim == 2 and scale.element_size() == 1:
+    if (
+        weight.dtype in (torch.uint8, torch.int8)
+        and scale is not None
+        and scale.ndim == 2
+        and scale.element_size() == 1
+    ):
         return restore_fp4
     if weight.dtype is torch.int8 and "weight_scale" in parts:
         return restore_bytes
