@@ -106,6 +106,7 @@ def _zero_points(zero: Tensor, scale: Tensor, bits: int, dense: bool) -> Tensor:
 
 
 def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, str]:
+    _check_groups(codes, scale, signed.shape[1])
     order = codes.parts.get("weight_g_idx")
     if order is not None and scale.ndim == 2 and not bool((order < 0).any()):
         if order.shape != signed.shape[1:] or int(order.max()) >= scale.shape[1] or scale.shape[0] != signed.shape[0]:
@@ -120,16 +121,18 @@ def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) ->
     factor, shared = spread(scale, "weight_scale", signed.shape, block if scale.ndim == 2 else None)
     if zero is not None:
         signed = signed - spread(zero, "weight_zero_point", signed.shape, block if zero.ndim == 2 else None)[0]
-    _check_groups(codes, shared)
     return signed * factor, shared
 
 
-def _check_groups(codes: Codes, shared: str) -> None:
-    """Hold the width of the groups against what the config says."""
-    said = {one.get("group_size") for one in _weights(codes.said) if one.get("strategy") in ("group", "tensor_group")}
-    others = {one.get("strategy") for one in _weights(codes.said)} - {"group", "tensor_group"}
-    if shared.startswith("in groups of ") and said and not others:
-        width = int(shared.rpartition(" ")[2])
-        if width not in said:
-            told = " or ".join(map(str, sorted(size for size in said if isinstance(size, int))))
-            raise UnreadableError(f"weight_scale makes groups of {width} columns, and the config says {told}")
+def _check_groups(codes: Codes, scale: Tensor, columns: int) -> None:
+    """Hold the width of the groups against what the config says, where it says groups and nothing else."""
+    said = list(_weights(codes.said))
+    sizes = {one.get("group_size") for one in said if one.get("strategy") in ("group", "tensor_group")}
+    if not sizes or any(one.get("strategy") not in ("group", "tensor_group") for one in said):
+        return
+    count = scale.shape[1] if scale.ndim == 2 else 1
+    if not any(isinstance(size, int) and size > 0 and -(-columns // size) == count for size in sizes):
+        told = " or ".join(map(str, sorted(size for size in sizes if isinstance(size, int))))
+        raise UnreadableError(
+            f"weight_scale is {list(scale.shape)} for {columns} columns, and the config says groups of {told}"
+        )
