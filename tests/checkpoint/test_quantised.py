@@ -114,6 +114,13 @@ def test_a_part_that_is_missing_or_cut_is_refused(packed: Packed) -> None:
         ),
         ({"weight": torch.zeros(4, 8), "weight_scale": torch.ones(4, 1)}, {}, "stored as float32 with weight_scale"),
         ({"weight": torch.zeros(4, 8, dtype=torch.int8)}, {}, "stored as int8 with no scales"),
+        (
+            FORMATS["MLX int4"].parts | {"weight": torch.zeros(16, 128).to(torch.float8_e4m3fn)},
+            {},
+            "has biases as well",
+        ),
+        (FORMATS["fp8, one scale"].parts | {"weight_zero_point": torch.ones(1)}, {}, "that is not zero"),
+        (FORMATS["AWQ"].parts | {"qzeros": torch.zeros(0, dtype=torch.int32)}, FORMATS["AWQ"].config, "holds nothing"),
         ({"W_q": torch.zeros(4, 8, dtype=torch.uint8)}, {"quant_method": "hqq"}, "HQQ"),
         (
             {"codes": torch.zeros(4, 8, 1, dtype=torch.int8), "codebooks": torch.zeros(1, 9)},

@@ -52,7 +52,7 @@ def restore_eight_bits(codes: Codes) -> Restored:
     """
     weight = codes.need("weight", torch.int8, torch.uint8, dims=(2,)).view(torch.int8)
     largest = codes.need("SCB").float().flatten()
-    layout = codes.parts.get("weight_format")
+    layout = codes.take("weight_format")
     if layout is not None and bool(layout.any()):
         raise UnreadableError(f"its weight_format is {int(layout.max())}, a layout of bitsandbytes that is not by rows")
     if largest.numel() != weight.shape[0]:
@@ -61,11 +61,11 @@ def restore_eight_bits(codes: Codes) -> Restored:
 
 
 def _state(codes: Codes) -> Mapping[str, Any]:
-    stored = [part for name, part in codes.parts.items() if name.startswith(STATE)]
-    if len(stored) != 1:
+    named = [name for name in codes.parts if name.startswith(STATE)]
+    if len(named) != 1:
         raise UnreadableError(f"weight is stored as codes of bitsandbytes, and {STATE}nf4 (its state) is missing")
     try:
-        state = json.loads(bytes(stored[0].flatten().to(torch.uint8).tolist()))
+        state = json.loads(bytes(codes.need(named[0], torch.uint8).flatten().tolist()))
     except ValueError as error:
         raise UnreadableError("its quant_state is not valid JSON") from error
     if not isinstance(state, Mapping) or state.get("quant_type") not in ("nf4", "fp4"):
@@ -81,7 +81,7 @@ def _count(state: Mapping[str, Any], name: str) -> int:
 
 
 def _absmax(codes: Codes, state: Mapping[str, Any]) -> Tensor:
-    stored = codes.need("weight.absmax").flatten()
+    stored = codes.need("weight.absmax", torch.uint8, torch.float16, torch.bfloat16, torch.float32).flatten()
     if stored.is_floating_point():
         return stored.float()
     table = codes.need("weight.nested_quant_map").float().flatten()
@@ -91,4 +91,4 @@ def _absmax(codes: Codes, state: Mapping[str, Any]) -> Tensor:
         raise UnreadableError(
             f"weight.nested_absmax has {scale.numel()} entries for {stored.numel()} absmax in blocks of {block}"
         )
-    return table[stored.view(torch.uint8).long()] * scale.repeat_interleave(block)[: stored.numel()] + float(offset)
+    return table[stored.long()] * scale.repeat_interleave(block)[: stored.numel()] + float(offset)

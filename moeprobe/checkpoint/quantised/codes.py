@@ -1,7 +1,7 @@
 """Codes: one matrix as a quantised checkpoint stores it, and what is made of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,28 +18,45 @@ class Codes:
 
     ``parts`` are the tensors of the module by the rest of their names (``weight``, ``weight.absmax``, ``qzeros``),
     ``module`` its path in the files, ``said`` what the quantisation config says about it (``declared.said_of``), and
-    ``columns`` the width of its input where that is known.
+    ``columns`` the width of its input where that is known. ``used`` grows by the name of every part that is asked for:
+    what nobody asks for belongs to another format.
     """
 
     parts: Mapping[str, Tensor]
     module: str
     said: Mapping[str, Any]
     columns: int | None = None
+    used: set[str] = field(default_factory=set)
+
+    def take(self, name: str, *dtypes: torch.dtype, dims: tuple[int, ...] = ()) -> Tensor | None:
+        """The part of that name, None where there is none.
+
+        Raises:
+            UnreadableError: it is empty, of another dtype, or does not have one of the numbers of dimensions.
+
+        """
+        self.used.add(name)
+        part = self.parts.get(name)
+        if part is None:
+            return None
+        if not part.numel():
+            raise UnreadableError(f"{name} is {list(part.shape)}, which holds nothing")
+        if dtypes and part.dtype not in dtypes:
+            raise UnreadableError(f"{name} is stored as {short(part.dtype)}, which this format does not do")
+        if dims and part.ndim not in dims:
+            raise UnreadableError(f"{name} is {list(part.shape)}, which has {part.ndim} dimensions")
+        return part
 
     def need(self, name: str, *dtypes: torch.dtype, dims: tuple[int, ...] = ()) -> Tensor:
         """The part of that name.
 
         Raises:
-            UnreadableError: it is not there, of another dtype, or does not have one of the numbers of dimensions.
+            UnreadableError: it is not there, or not as in ``take``.
 
         """
-        part = self.parts.get(name)
+        part = self.take(name, *dtypes, dims=dims)
         if part is None:
             raise UnreadableError(f"{self._codes()} is stored as codes, and {name} is missing")
-        if dtypes and part.dtype not in dtypes:
-            raise UnreadableError(f"{name} is stored as {short(part.dtype)}, which this format does not do")
-        if dims and part.ndim not in dims:
-            raise UnreadableError(f"{name} is {list(part.shape)}, which has {part.ndim} dimensions")
         return part
 
     def _codes(self) -> str:

@@ -12,6 +12,7 @@ from moeprobe.checkpoint.quantised.codes import Codes, Restored, UnreadableError
 from moeprobe.checkpoint.quantised.scales import Block, numbers, spread
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+_WHOLE = (torch.int32, torch.int64)
 
 
 def restore_packed(codes: Codes) -> Restored:
@@ -25,14 +26,14 @@ def restore_packed(codes: Codes) -> Restored:
 
     """
     packed = codes.need("weight_packed", torch.int32, dims=(2,))
-    shape = torch.Size(codes.need("weight_shape").flatten().tolist())
+    shape = torch.Size(codes.need("weight_shape", *_WHOLE, dims=(1,)).tolist())
     if len(shape) != 2 or min(shape) < 1:
         raise UnreadableError(f"weight_shape is {list(shape)}, which is no matrix")
     bits, dense = _bits(codes, packed, shape)
     offset = 2 ** (bits - 1)
     signed = (unpack if dense else unpack_apart)(packed, bits)[:, : shape[1]] - offset
     scale = numbers(codes.need("weight_scale", *_FLOATS), "weight_scale")
-    zero = codes.parts.get("weight_zero_point")
+    zero = codes.take("weight_zero_point")
     if zero is not None:
         zero = _zero_points(zero, scale, bits, dense)
     matrix, shared = _scaled(codes, signed.float(), scale, zero)
@@ -48,7 +49,7 @@ def restore_bytes(codes: Codes) -> Restored:
     """
     weight = codes.need("weight", torch.int8, dims=(2,))
     scale = numbers(codes.need("weight_scale", *_FLOATS), "weight_scale")
-    zero = codes.parts.get("weight_zero_point")
+    zero = codes.take("weight_zero_point")
     matrix, shared = _scaled(codes, weight.float(), scale, None if zero is None else zero.float())
     return Restored(matrix, 8, f"int8 {shared}")
 
@@ -107,7 +108,7 @@ def _zero_points(zero: Tensor, scale: Tensor, bits: int, dense: bool) -> Tensor:
 
 def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, str]:
     _check_groups(codes, scale, signed.shape[1])
-    order = codes.parts.get("weight_g_idx")
+    order = codes.take("weight_g_idx", *_WHOLE, dims=(1,))
     if order is not None and scale.ndim == 2 and not bool((order < 0).any()):
         if order.shape != signed.shape[1:] or int(order.max()) >= scale.shape[1] or scale.shape[0] != signed.shape[0]:
             raise UnreadableError(

@@ -25,12 +25,10 @@ def restore_fp4(codes: Codes) -> Restored:
     kind = str(codes.said.get("data_type", ""))
     if "int" in kind:
         raise UnreadableError(f"{name} holds {kind}, which moeprobe cannot read")
-    if "pre_quant_scale" in codes.parts:
-        raise UnreadableError("its input is multiplied by pre_quant_scale, which moeprobe cannot read")
     named = [scale for scale in ("weight_scale", "weight_scale_inv", "scale") if scale in codes.parts]
     if len(named) != 1:
         raise UnreadableError(f"{name} is stored as codes and has {len(named) or 'no'} sets of scales")
-    scale = codes.parts[named[0]]
+    scale = codes.need(named[0], dims=(2,))
     whole, group, words = _second(codes, scale, name)
     width = 2 * packed.shape[1]
     if scale.shape != (packed.shape[0], width // group) or width % group:
@@ -63,7 +61,7 @@ def _second(codes: Codes, scale: Tensor, name: str) -> tuple[float, int, str]:
         return 1.0, _MX, f"fp4 in groups of {_MX} (MXFP4)"
     if scale.dtype is not torch.float8_e4m3fn:
         raise UnreadableError(f"{name} is stored as codes of a format that moeprobe does not know")
-    divided, times = codes.parts.get("weight_global_scale"), codes.parts.get("weight_scale_2")
+    divided, times = codes.take("weight_global_scale"), codes.take("weight_scale_2")
     given = [one for one in (divided, times) if one is not None]
     if len(given) != 1 or given[0].numel() != 1:
         raise UnreadableError(f"{name} is NVFP4 and needs one scale of the whole matrix; it has {len(given) or 'none'}")

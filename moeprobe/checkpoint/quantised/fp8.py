@@ -29,9 +29,13 @@ def restore_fp8(codes: Codes) -> Restored:
     if len(named) != 1:
         having = f"{len(named)} sets of scales ({', '.join(named)})" if named else "no scales"
         raise UnreadableError(f"weight is stored as {kind} and has {having}")
-    scale = numbers(codes.parts[named[0]], named[0])
+    stored = codes.need(named[0])
+    scale = numbers(stored, named[0])
+    zero = codes.take("weight_zero_point")
+    if zero is not None and bool(zero.float().any()):
+        raise UnreadableError(f"weight is stored as {kind} with a weight_zero_point that is not zero")
     block = block_of(codes.said) if scale.ndim == 2 and scale.shape[1] > 1 else None
-    exponents = codes.parts[named[0]].element_size() == 1 and scale.ndim == 2
+    exponents = stored.element_size() == 1 and scale.ndim == 2
     if exponents and scale.shape[0] == weight.shape[0]:
         block = None  # MX groups stand beside weights in blocks in one checkpoint (DeepSeek-V4)
     factor, shared = spread(scale, named[0], weight.shape, block)

@@ -67,8 +67,8 @@ def _groups(codes: Codes, columns: int, count: int) -> tuple[Tensor, str]:
             f"scales hold {count} groups, and {columns} columns make {-(-columns // width)} of {width}"
         )
     words = "with a scale a row" if count == 1 else f"in groups of {width}"
-    order = codes.parts.get("g_idx")
-    if order is None or order.numel() == 0:
+    order = codes.take("g_idx", torch.int32, torch.int64, dims=(1,))
+    if order is None:
         return torch.arange(columns) // width, words
     if order.shape != (columns,) or int(order.min()) < 0 or int(order.max()) >= count:
         raise UnreadableError(

@@ -100,7 +100,13 @@ def _restore(codes: Codes) -> Restored:
     method = method_of(codes.said)
     if method in _UNREAD:
         raise UnreadableError(f"it is stored in the format of {_UNREAD[method]}, which moeprobe cannot read")
-    restored = _choose(codes)(codes)
+    try:
+        restored = _choose(codes)(codes)
+    except (RuntimeError, IndexError, TypeError) as error:  # parts of other shapes than anyone writes
+        raise UnreadableError(f"its parts ({', '.join(sorted(codes.parts))}) do not fit together") from error
+    others = sorted(name for name in codes.parts if OF_CODES.search(name) and name not in codes.used)
+    if others:
+        raise UnreadableError(f"it is read as {restored.words}, and has {', '.join(others)} as well")
     if restored.matrix.ndim != 2 or not restored.matrix.numel():
         raise UnreadableError(f"its codes make a matrix of {list(restored.matrix.shape)}")
     return restored
