@@ -13,7 +13,7 @@ import torch
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
-from moeprobe.errors import NotMoEError, OptionError
+from moeprobe.errors import CheckpointError, NotMoEError, OptionError
 from moeprobe.findings.router import Router
 from moeprobe.measure import every_gate
 from moeprobe.opened import refuse_dense
@@ -75,6 +75,12 @@ def routers(
 def _stored(model: str | Path, revision: str | None, progress: bool) -> list[Router]:
     """The facts of the files."""
     found = scan(model, revision=revision, bars=Progress(progress))
+    unread = [one for one in found.not_checked if one.blocking]
+    if unread:
+        raise CheckpointError(
+            f"{len(unread)} of {len(found.routers) + len(unread)} routers of {model} cannot be read from its files "
+            f"({unread[0].what}: {unread[0].why}); leave out --weights-only to load the model, if transformers can."
+        )
     if not found.routers:
         refused = found.not_checked[0]
         raise NotMoEError(

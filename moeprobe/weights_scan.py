@@ -16,6 +16,8 @@ from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
+from moeprobe.checkpoint.quantised.codes import UnreadableError
+from moeprobe.checkpoint.quantised.naming import belongs_to_codes
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
 from moeprobe.checkpoint.weights import refuse_broken_promises
@@ -103,7 +105,7 @@ def scan(
         inventory = take_inventory(stored, names)
         sites = inventory.sites
         config = read_config(stored.config)
-        said = read_said(config, known=has_native_class(stored.model_type))
+        said = read_said(config, known=has_native_class(stored.model_type), raw=stored.config)
         wanted = {site.path: _wanted(site, said.needs_norm) for site in sites}
         if not headers:
             here = {name for names in wanted.values() for name in names}
@@ -117,8 +119,9 @@ def scan(
         try:
             routers.append(_evidence(read_stored(site, read, said), vocabulary))
         except ValueError as error:
-            not_checked.append(Unchecked(what=site.path, why=str(error)))
-    not_checked += [Unchecked(what=path, why=_UNTOLD) for path in inventory.untold]
+            blocking = isinstance(error, UnreadableError)
+            not_checked.append(Unchecked(what=site.path, why=str(error), blocking=blocking))
+    not_checked += [Unchecked(what=path, why=_UNTOLD, blocking=True) for path in inventory.untold]
     if inventory.missing:
         not_checked.append(
             Unchecked(what=_listed(inventory.missing), why="missing from the files; the model cannot be loaded")
@@ -182,7 +185,7 @@ def _read(
     """The tensors of one router after the other, while those of the next ones are on their way."""
 
     def read(site: StoredSite) -> "dict[str, Tensor]":
-        small = [(name, headers[name]) for name in wanted[site.path] if len(headers[name].shape) <= 2]
+        small = [(name, headers[name]) for name in wanted[site.path] if _small(name, headers[name].shape)]
         return read_tensors(stored.files, small)
 
     size = sum(headers[name].stop - headers[name].start for names in wanted.values() for name in names)
@@ -191,6 +194,11 @@ def _read(
         return
     with ThreadPoolExecutor(stored.files.workers) as pool:
         yield from zip(sites, bars.over(pool.map(read, sites), "reading", total=len(sites), unit="router"), strict=True)
+
+
+def _small(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether this can be (a part of) a gate: at most a matrix, or its codes in blocks."""
+    return len(shape) <= 2 or (len(shape) == 3 and belongs_to_codes(name))
 
 
 def _evidence(gate: "Gate", vocabulary: int | None) -> RouterEvidence:

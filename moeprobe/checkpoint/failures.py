@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from errno import ENOMEM
 
 from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.quantised.known import INSTEAD
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, UnsafeError
 
@@ -46,17 +47,18 @@ def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> Che
             f"The files of {source} do not hold everything that {unmade[0]} is made of; "
             f"tensors of some experts are missing or have another shape."
         )
+    quantized = checkpoint.config.get("quantization_config")
+    method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else None
+    instead = f"; or {INSTEAD}" if method else ""
     if isinstance(error, ImportError):
-        quantized = checkpoint.config.get("quantization_config")
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else None
         why = f"its weights are quantised ({method}) and need" if method else "it needs"
-        return CheckpointError(f"Cannot load {source}: {why} a package that is not installed: {line}.")
+        return CheckpointError(f"Cannot load {source}: {why} a package that is not installed: {line}{instead}.")
     if "trust_remote_code" in str(error):
         return UnsafeError(
             f"{source} can only be loaded by running its own code; read that code, "
             f"then allow it with --trust-remote-code."
         )
-    return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}).")
+    return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}){instead}.")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,6 +9,7 @@ import torch
 from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.failures import first_line, loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
+from moeprobe.checkpoint.leftover import refusing_codes
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
@@ -75,7 +76,7 @@ def load_model(
         CheckpointError: it does not fit into memory, needs a package, or transformers cannot load it.
     """
     options = load_options(dtype, device_map, experts_implementation) | _spreading(parallel)
-    with loading(checkpoint, progress=progress), even_ragged_fp8():
+    with loading(checkpoint, progress=progress), even_ragged_fp8(), refusing_codes(checkpoint):
         chosen = choose_class(checkpoint, trust_remote_code)
         model, info = chosen.auto_class.from_pretrained(
             str(checkpoint.folder),

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moeprobe.checkpoint.quantised.naming import plain_name
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -83,12 +85,18 @@ def module_tensors(config: Config, names: Collection[str]) -> list[ModuleTensor]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     found = []
     for name in sorted(names):
-        renamed, pattern = rename_source_key(name, renamings, converters)
+        # Codes and scales go where their weight goes; transformers' patterns end at the name of the weight.
+        plain, codes = plain_name(name)
+        renamed, pattern = rename_source_key(plain, renamings, converters)
         # A mapping that inserts a part of the name, applied to a name that has it already (`mlp.mlp.gate`).
         if _REPEATED.search(renamed) and not _REPEATED.search(name):
-            renamed, pattern = name, None
+            renamed, pattern = plain, None
         # Saved without its head: transformers puts the prefix of the base model before such names.
         renamed = f"{_BASE}.{renamed}" if _BARE.match(renamed) else renamed
+        if codes:
+            holder = renamed.removesuffix("weight").removesuffix(".")
+            found.append(ModuleTensor(f"{holder}.{codes}" if holder else codes, name))
+            continue
         converter = by_pattern[pattern] if pattern is not None else None
         targets = converter.target_patterns if converter is not None else [renamed]
         for part, target in enumerate(targets):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.hub import Repository, is_repository_name, look_up
+from moeprobe.checkpoint.quantised.known import refuse_unknown_method
 from moeprobe.checkpoint.weights import check_names, check_shards, find_shards
 from moeprobe.errors import CheckpointError, IncompleteError, NotFoundError, UnsafeError
 
@@ -88,6 +89,7 @@ def _open(
     config = read_raw_config(folder)
     model_type = str(config["model_type"])
     _check_model_type(config, model_type, source, trust_remote_code)
+    refuse_unknown_method(config, source)
     architectures = config.get("architectures")
     checkpoint = Checkpoint(
         source=source,

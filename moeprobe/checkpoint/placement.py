@@ -12,31 +12,14 @@ from typing import TYPE_CHECKING
 
 from moeprobe.checkpoint.expert_names import fold_experts
 from moeprobe.checkpoint.names import ModuleTensor
+from moeprobe.checkpoint.quantised.naming import wholes
 from moeprobe.checkpoint.renaming import Renaming, rules_for
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_BESIDE_WEIGHT = frozenset(
-    (
-        "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_scales", "weight_global_scale",
-        "weight_zero_point", "weight_g_idx", "weight_shape", "weight_format", "weight_amax", "SCB", "qweight", "qzeros",
-        "scales", "zeros", "biases", "g_idx", "perm", "workspace", "scale", "scale_inv", "input_scale", "input_scale_2",
-        "input_global_scale", "input_zero_point", "input_amax", "output_scale", "output_zero_point", "output_amax",
-        "activation_scale", "act_scale", "pre_quant_scale", "k_scale", "v_scale", "q_scale",
-    )
-)  # fmt: skip
-"""Last part of the names of what belongs to the quantised ``weight`` of the same module: compressed-tensors, GPTQ, AWQ,
-ModelOpt, MLX, block fp8, and the int8 of bitsandbytes."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_BELOW_WEIGHT = ".weight."
-"""What bitsandbytes (4 bits), torchao and quanto save below the weight itself."""
-_OF_TENSOR = re.compile(
-    r"^(?P<tensor>.+?)[._](blocks|scales?|scale_inv|scale_2|packed|shape|zero_point|qweight|qzeros|absmax|quant_map"
-    r"|nested_absmax|nested_quant_map|quant_state\.\w+)$"
-)
-"""The same for a tensor that is no module's ``weight``, as stacked experts are (``gate_up_proj_blocks``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +91,6 @@ def _part_of(name: str, rename: Renaming, empty: "Mapping[str, Tensor]") -> tupl
             target = targets[0] if stem == whole else targets[0].removesuffix("weight")
             return ModuleTensor(f"{target}{name[len(stem) :]}", name), targets
     return None
-
-
-def wholes(name: str) -> Iterator[tuple[str, str]]:
-    """Names of the quantised tensor that this may be a part of, each with as much of it as stands in ``name``.
-
-    >>> list(wholes("mlp.experts.0.up_proj.weight_scale_inv"))[0]
-    ('mlp.experts.0.up_proj.weight', 'mlp.experts.0.up_proj.')
-
-    """
-    owner, _, leaf = name.rpartition(".")
-    if leaf in _BESIDE_WEIGHT:
-        yield f"{owner}.weight", f"{owner}."
-    if _BELOW_WEIGHT in name:
-        whole = f"{name.partition(_BELOW_WEIGHT)[0]}.weight"
-        yield whole, whole
-    if match := _OF_TENSOR.match(name):
-        yield match["tensor"], match["tensor"]
 
 
 def _any_of(patterns: Collection[str] | None, *more: str) -> re.Pattern[str]:

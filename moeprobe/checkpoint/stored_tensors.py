@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
 }  # fmt: skip
-"""Dtypes that hold the numbers themselves; those of 8 bits and fewer need scales that stand elsewhere."""
+"""Dtypes that are read; those of 8 bits and fewer may be codes, which ``quantised`` makes numbers of."""
 
 _ENTRY = 112
 """Bytes of a tensor's entry in a header, beside its name: more than nearly all have."""
@@ -46,7 +48,7 @@ def read_all_headers(files: Files, shards: Mapping[str, Collection[str]]) -> dic
 
 
 def read_tensors(files: Files, headers: Iterable[tuple[str, TensorHeader]]) -> dict[str, "Tensor"]:
-    """The tensors by name, as they are stored; those of a dtype that needs scales are left out.
+    """The tensors by name, as they are stored; those of a dtype that torch has no plain tensors of are left out.
 
     Tensors that lie near each other in one file are read together.
 
@@ -57,7 +59,7 @@ def read_tensors(files: Files, headers: Iterable[tuple[str, TensorHeader]]) -> d
     import torch
 
     wanted = sorted(
-        ((name, header) for name, header in headers if header.dtype in _DTYPES),
+        ((name, header) for name, header in headers if hasattr(torch, _DTYPES.get(header.dtype, ""))),
         key=lambda entry: (entry[1].file.name, entry[1].start),
     )
     runs: list[list[tuple[str, TensorHeader]]] = []

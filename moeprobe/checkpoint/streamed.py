@@ -20,6 +20,7 @@ from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.headers import read_headers
+from moeprobe.checkpoint.leftover import refuse_codes
 from moeprobe.checkpoint.load import Loaded, load_options
 from moeprobe.checkpoint.memory import trim_heap
 from moeprobe.checkpoint.missing import check_missing, check_shapes
@@ -183,6 +184,7 @@ class LayerStream:
 
     def _outside(self, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
         """What stands in for transformers' function while the skeleton is loaded."""
+        refuse_codes(self.checkpoint, model, state_dict, load_config)
         self._config = load_config
         self.layout = self._layout_of(model)
         empty = model.state_dict()

@@ -32,7 +32,8 @@ class GateWeights(Plain):
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
     (Cauchy-Schwarz behind an RMS norm of weight gamma; docs/science.md A2), plus the logit bias where there is one.
     It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
-    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before.
+    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before. ``dtype`` is that of
+    the matrix, or the format in which a quantised checkpoint stores it.
     """
 
     dtype: str

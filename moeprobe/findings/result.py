@@ -38,10 +38,15 @@ class Model(Plain):
 
 
 class Unchecked(Plain):
-    """Something that was not checked, and why."""
+    """Something that was not checked, and why.
+
+    ``blocking``: it was asked for and could not be had; where nothing was found either, the answer is not known (exit
+    code 2).
+    """
 
     what: str
     why: str
+    blocking: bool = False
 
 
 class Setting(Plain):

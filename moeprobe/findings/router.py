@@ -55,6 +55,13 @@ class Declared(Plain):
     groups: tuple[int, int] | None = None
 
 
+class Stored(Plain):
+    """How a quantised checkpoint stores a matrix: ``bits`` of each number, and the ``format`` in words."""
+
+    bits: int
+    format: str
+
+
 class Router(Plain):
     """Facts about one gate, measured on its first batch unless marked as declared.
 
@@ -73,7 +80,8 @@ class Router(Plain):
     output, not contained in the weights. ``origin`` says who named the router: transformers' own declaration, or
     its shape and place. ``verified`` means that it fired once per forward pass and that the experts received what
     it returned; ``misdispatched`` that they executed other rows, ``bypassed`` that its block ran without it, and
-    not ``reached`` that the probe holds nothing for it (a vision router under text).
+    not ``reached`` that the probe holds nothing for it (a vision router under text). ``stored`` says how the file holds
+    the gate where it holds codes (None where it holds numbers, or where it was not read).
     """
 
     path: str
@@ -107,4 +115,5 @@ class Router(Plain):
     misdispatched: bool = False
     bypassed: bool = False
     reached: bool = True
+    stored: Stored | None = None
     reason: str = ""

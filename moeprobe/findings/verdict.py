@@ -29,9 +29,9 @@ class Verdict(Plain):
 def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
     """Judge a result by its own bar, or by ``fail_on``.
 
-    An answer that is not known is never clean: nothing was judged, no router was seen at work, a detector failed
-    wherever it ran, or a check that the baseline could answer failed now. A finding that fails the check outranks
-    that: it is known.
+    An answer that is not known is never clean: something that was to be checked could not be, nothing was judged, no
+    router was seen at work, a detector failed wherever it ran, or a check that the baseline could answer failed now.
+    A finding that fails the check outranks that: it is known.
     """
     bar: FailOn = fail_on or result.fail_on
     against = result.baseline
@@ -54,6 +54,10 @@ def decide(result: Result, fail_on: FailOn | None = None) -> Verdict:
 
 def _unknown(result: Result) -> str:
     """Why the answer is not known, empty where it is."""
+    blocked = [one for one in result.not_checked if one.blocking]
+    if blocked:
+        besides = f" and {len(blocked) - 1} more" if len(blocked) > 1 else ""
+        return f"{blocked[0].what}{besides} could not be checked ({blocked[0].why})"
     if not result.evidence.routers:
         why = next((f" ({left_out.what}: {left_out.why})" for left_out in result.not_checked), "")
         return f"no router could be read{why}"

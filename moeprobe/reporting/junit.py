@@ -68,7 +68,7 @@ def _cases(result: Result, judged: Verdict | None) -> list[TestCase]:
         cases.append(_case(Check(detector=detector, router=router, verdict="finding"), rest, judged))
     for one in result.not_checked:
         case = TestCase(plain(one.what), "moeprobe.not-checked", 0)
-        case.result = [Skipped(plain(one.why))]
+        case.result = [Error(plain(one.why), "not checked") if one.blocking else Skipped(plain(one.why))]
         cases.append(case)
     return cases
 

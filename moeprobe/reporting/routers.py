@@ -39,6 +39,7 @@ def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
         ("factor", _against(router.scaling_factor, declared.scaling_factor, word)),
         ("factor of each expert", word(router.expert_scale) if router.expert_scale else MISSING),
         ("factor on the output", number(router.output_factor)),
+        ("gate stored in", _stored(router, word)),
         ("selection bias", _bias(router, word)),
         ("logit bias", word(router.logit_bias.dtype) if router.logit_bias else MISSING),
         ("shared experts", shared if router.shared_experts else MISSING),
@@ -46,6 +47,10 @@ def _facts(router: Router, word: Writer) -> tuple[tuple[str, str], ...]:
         ("arithmetic", _arithmetic(router)),
         ("not verified", MISSING if router.verified else "yes"),
     )
+
+
+def _stored(router: Router, word: Writer) -> str:
+    return MISSING if router.stored is None else f"{router.stored.bits} bits: {word(router.stored.format)}"
 
 
 def _bias(router: Router, word: Writer) -> str:

@@ -133,7 +133,10 @@ def _invocation(result: Result, judged: Verdict | None) -> Json:
         for (detector, verdict, reason), count in undone.items()
     ]
     notes += [
-        {"level": "note", "message": {"text": _said(f"Not checked: {one.what}: {one.why}")}}
+        {
+            "level": "error" if one.blocking else "note",
+            "message": {"text": _said(f"Not checked: {one.what}: {one.why}")},
+        }
         for one in result.not_checked
     ]
     made: Json = {

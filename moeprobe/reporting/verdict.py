@@ -21,6 +21,8 @@ def verdict(result: Result) -> str:
     skipped = result.count("skipped") - result.weighed
     counts += [f"{skipped:,} skipped"] * bool(skipped)
     counts += [f"{result.count('failed'):,} failed to run"] * bool(result.count("failed"))
+    blocked = sum(one.blocking for one in result.not_checked)
+    counts += [f"{plural(blocked, 'thing')} that could not be checked"] * bool(blocked)
     return f"{_problems(problems(result), len(result.evidence.routers))}; {', '.join(counts)}."
 
 

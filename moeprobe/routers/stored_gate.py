@@ -5,12 +5,15 @@ Nothing runs, so the rule is declared and never measured; the detectors skip wha
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from moeprobe.findings.router import Bias, Declared, Router
+from moeprobe.checkpoint.quantised.codes import UnreadableError
+from moeprobe.checkpoint.quantised.declared import quantisation_of
+from moeprobe.checkpoint.quantised.restore import refuse_codes, restore_all
+from moeprobe.findings.router import Bias, Declared, Router, Stored
 from moeprobe.routers.arithmetic import short
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_declared
@@ -29,13 +32,15 @@ class Said:
     """What a config says about all routers: the declared rule, top-k (0: nothing), and numbers of experts.
 
     ``known``: whether transformers knows the model type; else the role of a tensor that is just called *bias* is open,
-    and it is not judged.
+    and it is not judged. ``quantised`` is the quantisation config, ``hidden`` the width of the hidden states.
     """
 
     declared: Declared
     top_k: int
     experts: tuple[int, ...]
     known: bool
+    quantised: Mapping[str, Any] = field(default_factory=dict)
+    hidden: int | None = None
 
     @property
     def needs_norm(self) -> bool:
@@ -43,11 +48,20 @@ class Said:
         return self.declared.score_function == "sqrtsoftplus"
 
 
-def read_said(config: Any, *, known: bool) -> Said:
-    """Read a config (``checkpoint.raw_config``) once for all routers."""
+def read_said(config: Any, *, known: bool, raw: Mapping[str, Any] | None = None) -> Said:
+    """Read a config (``checkpoint.raw_config``; ``raw``: config.json) once for all routers."""
     text = config.get_text_config()
     counts = [getattr(text, name, None) for name in ("n_routed_experts", "num_experts", "num_local_experts")]
-    return Said(read_declared(config), _top_k(text), tuple(n for n in counts if isinstance(n, int)), known)
+    experts = tuple(n for n in counts if isinstance(n, int))
+    hidden = getattr(text, "hidden_size", None)
+    return Said(
+        read_declared(config),
+        _top_k(text),
+        experts,
+        known,
+        quantisation_of(raw or {}),
+        hidden if isinstance(hidden, int) else None,
+    )
 
 
 def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> Gate:
@@ -59,10 +73,13 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
         said: what the config says.
 
     Raises:
-        ValueError: no gate matrix can be made out; the message says why.
+        ValueError: no gate matrix can be made out; the message says why (``UnreadableError``: it cannot be
+            dequantised).
 
     """
     own = {name: part.of(tensors[part.stored]) for name, part in site.own.items() if part.stored in tensors}
+    files = {name: part.stored for name, part in site.own.items()}
+    own, restored = restore_all(own, files, said.quantised, said.hidden)
     place, matrix = _matrix(site, own)
     table = next(
         (t for name, t in own.items() if not t.is_floating_point() and t.ndim == 2 and _TABLE.search(name)), None
@@ -71,6 +88,7 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
     if bias is not None:
         matrix = matrix[: bias[1].shape[0]]
     columns = matrix.shape[0]
+    stored = restored.get(place)
     plain = _plain_bias(own, place, columns)
     known = said.known
     top_k = said.top_k if table is None else table.shape[1]
@@ -93,6 +111,7 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
         shared_experts=site.shared_name,
         shared_gate=site.shared_gate,
         declared=said.declared,
+        stored=None if stored is None else Stored(bits=stored.bits, format=stored.words),
         origin="found",
         reason="; ".join(reasons),
     )
@@ -120,7 +139,7 @@ def _matrix(site: StoredSite, own: Mapping[str, Tensor]) -> Named:
         if tensor.ndim == 2 and tensor.shape[0] > 1 and tensor.is_floating_point()
     ]
     if len(matrices) != 1 and unread:
-        raise ValueError(f"{unread[0]} is stored in a way that is not read without its scales")
+        raise UnreadableError(f"{unread[0]} is stored in a way that moeprobe cannot read")
     if len(matrices) != 1:
         raise ValueError(f"it has {len(matrices) or 'no'} matrices, so its logits are not one product")
     name, matrix = matrices[0]
@@ -135,6 +154,7 @@ def _selection_bias(
     """A value for each score column; the shared experts' rows of the gate (Inkling) have none."""
     beside = {name: part.of(tensors[part.stored]) for name, part in site.beside.items() if part.stored in tensors}
     for name, tensor in [*own.items(), *beside.items()]:
+        refuse_codes(name, tensor)
         fits = tensor.is_floating_point() and tensor.numel() == tensor.shape[-1] and tensor.ndim >= 1
         if fits and SELECTION_BIAS.search(name) and 1 < tensor.numel() <= rows:
             return name, tensor.reshape(-1)

@@ -14,6 +14,10 @@ from moeprobe.routers.find import ROUTER_NAME, SHARED_GATE, layer_of
 _NORM = re.compile(r"(post_attention_layernorm|ffn_norm|pre_(feedforward|mlp)_(layer)?norm|post_attention_norm)$")
 
 
+_EXPERTS = re.compile(r"\.(?:experts|switch_mlp|switch_glu)\.")
+"""What the experts of a block are called, the latter two by MLX."""
+
+
 @dataclass(frozen=True, eq=False)
 class StoredSite:
     """One router in the files.
@@ -43,11 +47,10 @@ def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[st
     """
     blocks: dict[str, int | None] = {}
     for tensor in tensors:
-        if ".experts." in tensor.name:
-            parts = tensor.name.split(".")
+        if (place := _EXPERTS.search(tensor.name)) is not None:
             whole = tensor.converter is None or len(tensor.converter.target_patterns) == 1
             known = stored_experts.get(tensor.stored.partition("experts.")[0]) if whole else None
-            block = ".".join(parts[: parts.index("experts", 1)])
+            block = tensor.name[: place.start()]
             blocks[block] = blocks.get(block) or known
     own: dict[str, dict[str, ModuleTensor]] = {}
     for tensor in tensors:

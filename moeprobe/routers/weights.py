@@ -33,7 +33,7 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
     gram = experts @ experts.T if usable else None
     near, cosine = nearest(_centred(experts, gram)) if gram is not None and len(experts) > 1 else (None, None)
     return GateWeights(
-        dtype=short(gate.weight.dtype) or "",
+        dtype=gate.router.stored.format if gate.router.stored else short(gate.weight.dtype) or "",
         nonfinite_rows=(~finite).nonzero().flatten().tolist(),
         zero_rows=(finite & (norms == 0)).nonzero().flatten().tolist(),
         identical_rows=_identical(weight, finite & (norms > 0)),

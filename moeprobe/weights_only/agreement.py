@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from moeprobe.checkpoint.names import ModuleTensor
+from moeprobe.checkpoint.quantised.naming import OF_INPUTS, plain_name
 from moeprobe.checkpoint.reasons import shape_reason
 from moeprobe.checkpoint.unread import further_layers
 from moeprobe.errors import IncompleteError
@@ -171,8 +172,9 @@ def _stacks(sites: Sequence[StoredSite]) -> set[str]:
 
 
 def _kind(site: StoredSite) -> frozenset[str]:
-    """Names of a router's own tensors and of the biases next to it."""
-    return frozenset([*site.own, *(name for name in site.beside if "bias" in name)])
+    """Names of a router's own tensors and of the biases next to it; a quantised one is named like the plain one."""
+    own = [plain_name(name)[0] for name in site.own if OF_INPUTS.search(name) is None]
+    return frozenset([*own, *(name for name in site.beside if "bias" in name)])
 
 
 def _hashed(kind: frozenset[str]) -> bool:

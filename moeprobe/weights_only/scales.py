@@ -5,18 +5,19 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 
 from moeprobe.checkpoint.headers import TensorHeader
-from moeprobe.checkpoint.placement import wholes
+from moeprobe.checkpoint.quantised.naming import wholes
 from moeprobe.errors import IncompleteError
-from moeprobe.weights_only.required import Files, decides
+from moeprobe.weights_only.required import OF_EXPERTS, Files
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _CODES = re.compile(r"^(U8|I8|I4|U4|F4|F6|F8|I32|U32)")
 
 
 def refuse_unscaled(files: Files, names: Collection[str]) -> None:
-    """Do nothing if the quantised experts and gates of all layers are made of the same parts.
+    """Do nothing if the quantised experts of all layers are made of the same parts.
 
-    Layers that are not quantised at all are no fault: gates, or first and last layers, are often spared.
+    Layers that are not quantised at all are no fault: the first and last ones are often spared. Gates are read with
+    their scales, or said to be unreadable (``checkpoint.quantised``).
 
     Args:
         files: what the files say.
@@ -28,14 +29,14 @@ def refuse_unscaled(files: Files, names: Collection[str]) -> None:
     """
     held = set(names)
     parts: dict[str, set[str]] = defaultdict(set)
-    for name in filter(decides, names):
+    for name in filter(OF_EXPERTS.search, names):
         found = list(wholes(name))
         # A scale beside a weight of its own name is that one's, else whatever the name says first.
         whole, stem = next((one for one in found if one[0] in held), found[0] if found else ("", ""))
         if whole:
             parts[whole].add(name[len(stem) :])
     alike: dict[str, list[str]] = defaultdict(list)
-    for whole in {*parts, *(name for name in filter(decides, names) if _coded(name, files.headers))}:
+    for whole in {*parts, *(name for name in filter(OF_EXPERTS.search, names) if _coded(name, files.headers))}:
         alike[_NUMBER.sub("*", whole)].append(whole)
     for siblings in alike.values():
         counts = Counter(frozenset(parts[whole]) for whole in siblings)

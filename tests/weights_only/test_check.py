@@ -206,7 +206,8 @@ def test_what_the_names_do_not_tell(moeprobe: Moeprobe, tmp_path: Path) -> None:
         shards[layer + 1][name] = shards[layer + 1][name].to(torch.float8_e4m3fn)
     scaled = analyze(write(tmp_path / "s", KIMI | {"hidden_size": 256}, shards), weights_only=True)
     assert scaled.evidence.routers == []
-    assert "not read without its scales" in scaled.not_checked[0].why
+    assert "stored as float8_e4m3fn and has no scales" in scaled.not_checked[0].why
+    assert scaled.not_checked[0].blocking
 
 
 def test_routers_reads_the_files_when_told(moeprobe: Moeprobe, tmp_path: Path) -> None:
