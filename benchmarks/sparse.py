@@ -113,6 +113,8 @@ _V3 = {
     "hidden_size": 7168, "num_hidden_layers": 61, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4,
     "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True, "routed_scaling_factor": 2.5,
     "n_routed_experts": 256, "n_shared_experts": 1, "vocab_size": 129280, "torch_dtype": "bfloat16",
+    "first_k_dense_replace": 3, "moe_layer_freq": 1, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+    "num_attention_heads": 128, "num_nextn_predict_layers": 1,
 }  # fmt: skip
 _GATED = ("gate_proj", "up_proj", "down_proj")
 
@@ -127,6 +129,7 @@ SHAPES = (
             "model_type": "deepseek_v4", "architectures": ["DeepseekV4ForCausalLM"], "hidden_size": 7168,
             "num_hidden_layers": 61, "num_experts_per_tok": 6, "n_routed_experts": 384, "scoring_func": "sqrtsoftplus",
             "norm_topk_prob": True, "routed_scaling_factor": 2.5, "vocab_size": 129280, "torch_dtype": "bfloat16",
+            "moe_intermediate_size": 3072,
         },
         _deepseek_v4,
     ),
@@ -135,7 +138,8 @@ SHAPES = (
         {
             "model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"], **_V3,
             "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}, "n_group": 1, "topk_group": 1,
-            "n_routed_experts": 384, "vocab_size": 163840, "routed_scaling_factor": 2.827,
+            "n_routed_experts": 384, "vocab_size": 163840, "routed_scaling_factor": 2.827, "first_k_dense_replace": 1,
+            "num_attention_heads": 64, "num_nextn_predict_layers": 0,
         },
         lambda: _deepseek(61, 1, 384, 64),
     ),
@@ -144,7 +148,8 @@ SHAPES = (
         {
             "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 4096,
             "num_hidden_layers": 94, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
-            "vocab_size": 151936, "torch_dtype": "bfloat16",
+            "vocab_size": 151936, "torch_dtype": "bfloat16", "moe_intermediate_size": 1536, "num_attention_heads": 64,
+            "num_key_value_heads": 4,
         },
         lambda: _plain(94, 4096, 151936, (64, 4), ("mlp", 128, 1536, _GATED)),
     ),
@@ -153,7 +158,7 @@ SHAPES = (
         {
             "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "hidden_size": 6144,
             "num_hidden_layers": 56, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000,
-            "torch_dtype": "bfloat16",
+            "torch_dtype": "bfloat16", "intermediate_size": 16384, "num_attention_heads": 48, "num_key_value_heads": 8,
         },
         lambda: _plain(56, 6144, 32000, (48, 8), ("block_sparse_moe", 8, 16384, ("w1", "w2", "w3"))),
     ),

@@ -27,8 +27,8 @@ class Placement:
     """Where the stored tensors go.
 
     ``tensors`` have a place in the model (parts of a quantised one are named like it, with their own endings),
-    ``sources`` maps the model's tensors to what they are made of, ``quantised`` the stored parts of quantised tensors
-    to the model's. ``unplaced`` have no place; ``dropped`` are those of which the model's class says so itself (the
+    ``sources`` maps the model's tensors to what they are made of, ``targets`` the stored ones to what they are a part
+    of, ``quantised`` the stored parts of quantised tensors to the model's. ``unplaced`` have no place; ``dropped`` are those of which the model's class says so itself (the
     layers of multi-token prediction). ``missing`` are tensors of the model that no file has, ``empty`` is its state
     dict on the meta device.
     """
@@ -36,6 +36,7 @@ class Placement:
     empty: "Mapping[str, Tensor]"
     tensors: list[ModuleTensor] = field(default_factory=list)
     sources: dict[str, list[ModuleTensor]] = field(default_factory=dict)
+    targets: dict[str, list[str]] = field(default_factory=dict)
     quantised: dict[str, str] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -59,6 +60,7 @@ def place(model: "PreTrainedModel", names: Collection[str]) -> Placement:
     for name in sorted(names):
         if made := list(_made_of(name, rename, empty)):
             placed.tensors.extend(made)
+            placed.targets[name] = [tensor.name for tensor in made]
             for tensor in made:
                 sources[tensor.name].append(tensor)
                 covered.add(tensor.name)

@@ -1,7 +1,6 @@
 """What lies in a checkpoint and nobody reads: tensors without a place in the model, second sets of weight files."""
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +88,24 @@ def of_tensors(
     """One line for tensors that are unread for one reason; ``suspect``: nothing explains names of routing there."""
     counted = sum(_siblings(name, experts or {}) for name in names)
     routing = [name for name in names if LIKE_ROUTING.search(name) or _SUSPECT.search(name)] if suspect else []
-    first = Counter(_NUMBER.sub("*", name) for name in (*routing, *names))
-    alike = {pattern: [name for name in names if _NUMBER.sub("*", name) == pattern] for pattern in list(first)[:_SHOWN]}
-    shown = [pattern if len(alike[pattern]) > 1 else alike[pattern][0] for pattern in alike]
-    return Unread(kind="tensors", names=shown, count=counted, routing=bool(routing), why=why)
+    return Unread(kind="tensors", names=_shown(routing or names), count=counted, routing=bool(routing), why=why)
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """A few patterns that stand for these names; what lies in one module is named by it."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_NUMBER.sub("*", name), []).append(name)
+    if len(alike) > _SHOWN and len(module := _common(names)) > 1:
+        return [f"{'.'.join(module)}.*"]
+    return [pattern if len(found) > 1 else found[0] for pattern, found in list(alike.items())[:_SHOWN]]
+
+
+def _common(names: Sequence[str]) -> list[str]:
+    """The parts with which all names begin."""
+    first, last = min(names).split("."), max(names).split(".")
+    same = (one == other for one, other in zip(first, last, strict=False))
+    return first[: next((place for place, equal in enumerate(same) if not equal), min(len(first), len(last)) - 1)]
 
 
 def unread_files(names: Iterable[str], read: Collection[str]) -> list[Unread]:

@@ -156,7 +156,7 @@ def _shape(sources: Sequence[ModuleTensor], files: Files) -> tuple[int, ...] | N
 def _refuse_other_size(files: Files, placed: Placement, target: str, sources: Sequence[ModuleTensor]) -> None:
     """Where tensors are put together or taken apart, their numbers of entries must come out even."""
     together = {source.stored for source in sources}
-    targets = {name for name, made_of in placed.sources.items() if any(one.stored in together for one in made_of)}
+    targets = {name for stored in together for name in placed.targets[stored]}
     everyone = [sibling for name in together for sibling in _siblings(name, files) or [name]]
     if any(name not in files.headers for name in everyone):
         return
