@@ -26,11 +26,11 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 class Placement:
     """Where the stored tensors go.
 
-    ``tensors`` have a place in the model (parts of a quantised one are named like it, with their own endings),
+    ``tensors`` have a place in the model (parts of a quantised one are named like it, with their own endings).
     ``sources`` maps the model's tensors to what they are made of, ``targets`` the stored ones to what they are a part
-    of, ``quantised`` the stored parts of quantised tensors to the model's. ``unplaced`` have no place; ``dropped`` are those of which the model's class says so itself (the
-    layers of multi-token prediction). ``missing`` are tensors of the model that no file has, ``empty`` is its state
-    dict on the meta device.
+    of, ``quantised`` the stored parts of quantised tensors to the model's. ``unplaced`` have no place; ``dropped`` are
+    those of which the model's class says so itself (the layers of multi-token prediction). ``missing`` are tensors of
+    the model that no file has, ``empty`` is its state dict on the meta device.
     """
 
     empty: "Mapping[str, Tensor]"
