@@ -45,7 +45,8 @@ def refuse_unscaled(files: Files, names: Collection[str]) -> None:
         )
         for whole in sorted(siblings):
             lost = sorted(usual - parts[whole])
-            if lost and counts[usual] > counts[frozenset(parts[whole])]:
+            half = bool(parts[whole]) and parts[whole] < usual
+            if lost and (half or counts[usual] > counts[frozenset(parts[whole])]):
                 raise IncompleteError(
                     f"{whole} of {files.source} is quantised and has no {lost[0]}, which {counts[usual]} tensors of "
                     "the same name in other layers have: it was left behind by a quantiser or a conversion; quantise "
