@@ -93,7 +93,7 @@ FAULTS = (
     ),
     Fault(
         "gate-not-finite",
-        "flat-scores",
+        "sqrt-nan",
         r"not finite",
         "one entry of a gate row set to",
         (math.nan, math.inf),

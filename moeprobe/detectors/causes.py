@@ -72,7 +72,6 @@ def _flat_so_the_bias_decides(root: Finding, found: Finding, _depth: dict[str | 
     flat = root.detector == "flat-scores" and root.cause not in (
         flatness.BIAS_OUTWEIGHS,
         flatness.NOT_BY_TOKEN,
-        flatness.NONFINITE_ROWS,
     )
     return flat and decided and root.router == found.router
 
@@ -98,9 +97,8 @@ def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None
     """NaN travels down: only the earliest layer with non-finite values is a root cause."""
     if found.detector != "sqrt-nan" or found.cause not in sqrt_nan.NONFINITE_CAUSES:
         return False
-    if root.cause == flatness.NONFINITE_ROWS:
-        return depth[root.router] <= depth[found.router]
-    spreads = root.detector == "sqrt-nan" and root.cause in sqrt_nan.NONFINITE_CAUSES
+    spreads = root.cause in (*sqrt_nan.NONFINITE_CAUSES, *sqrt_nan.NONFINITE_TENSORS)
+    spreads &= root.detector == "sqrt-nan"
     return spreads and depth[root.router] < depth[found.router]
 
 
@@ -135,7 +133,15 @@ def _broken_rule(root: Finding, found: Finding, _depth: dict[str | None, int]) -
         scale_mismatch.UNNORMALISED,
         scale_mismatch.FACTOR,
     )
-    return sums or found.detector == "low-precision-routing"
+    # A constant weight is as right as the rule, and leaves the choice to the logits.
+    rounding = found.detector == "low-precision-routing" and root.cause != broken_contract.CONSTANT
+    return sums or rounding
+
+
+def _never_trained(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """A router that no gradient reaches stays as it was initialised."""
+    same = root.router == found.router
+    return same and root.cause == broken_contract.CONSTANT and found.detector == "untrained-gate"
 
 
 def _rounding_of_flat_scores(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
@@ -183,6 +189,7 @@ _RULES: tuple[Explains, ...] = (
     _lost_in_all_layers,
     _loss_of_the_whole_model,
     _broken_rule,
+    _never_trained,
     _rounding_of_flat_scores,
     _copied_with_their_rows,
     load_causes.uneven_at_a_broken_router,

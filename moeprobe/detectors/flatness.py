@@ -5,7 +5,6 @@ import math
 from moeprobe.detectors.scores import SIGMOID_ONE, SQRT_SOFTPLUS_EDGES
 from moeprobe.findings.evidence import Activations, RouterEvidence
 
-NONFINITE_ROWS = "gate weights are not finite"
 TINY_WEIGHTS = "gate weights are (nearly) zero"
 EQUAL_ROWS = "gate rows are equal"
 COLLAPSED_INPUT = "the router input has collapsed"
@@ -23,7 +22,6 @@ _EXP_ZERO = 103.98
 
 _RESTORE = "Compare the gate's tensor with the base checkpoint and restore it"
 REMEDIES = {
-    NONFINITE_ROWS: _RESTORE,
     TINY_WEIGHTS: _RESTORE,
     EQUAL_ROWS: _RESTORE,
     UNKNOWN: _RESTORE,

@@ -77,9 +77,13 @@ def test_nan_travels_down() -> None:
 def test_a_broken_gate_is_the_root_of_its_nan() -> None:
     gate = learned(2, gate_facts={"nonfinite_rows": [1]}, logits=logits(nonfinite=5))
     later = learned(3, weights=weights(nonfinite=5))
-    root, *rest = findings(gate, later)
-    assert (root.cause, root.follows) == (flatness.NONFINITE_ROWS, None)
-    assert [(f.detector, f.severity, f.follows) for f in rest] == [("sqrt-nan", "info", gate.router.path)] * 2
+    root, consequence = findings(gate, later)
+    assert (root.cause, root.follows) == (sqrt_nan.NONFINITE_GATE, None)
+    assert (consequence.cause, consequence.severity) == (sqrt_nan.NONFINITE_WEIGHTS, "info")
+    assert consequence.follows == gate.router.path
+    # What reaches it is broken already, and its gate is broken all the same.
+    both = findings(learned(1, logits=logits(nonfinite=5)), gate)
+    assert [(f.severity, f.follows) for f in both] == [("error", None)] * 2
 
 
 def test_an_edge_is_not_a_consequence_of_nan_elsewhere() -> None:

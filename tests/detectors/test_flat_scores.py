@@ -21,7 +21,6 @@ def test_a_healthy_router_is_clean(function: str | None) -> None:
 @pytest.mark.parametrize(
     ("gate_facts", "severity", "cause", "experts"),
     [
-        ({"nonfinite_rows": [2]}, "error", flatness.NONFINITE_ROWS, [2]),
         ({"zero_rows": list(range(EXPERTS))}, "error", flatness.TINY_WEIGHTS, []),
         ({"zero_rows": [1, 5]}, "error", flatness.TINY_WEIGHTS, [1, 5]),
         ({"zero_rows": [5]}, "warning", flatness.TINY_WEIGHTS, [5]),

@@ -1,5 +1,7 @@
 """sqrt-nan judges what is not finite, what fades and what lies near the edge."""
 
+import math
+
 import pytest
 
 from moeprobe.detectors import sqrt_nan
@@ -7,7 +9,7 @@ from moeprobe.detectors.scores import SQRT_SOFTPLUS_EDGES, sqrt_softplus
 from moeprobe.findings.evidence import Backward, Experiments
 from moeprobe.findings.router import Arithmetic, Declared
 
-from .synthetic import EXPERTS, hashed, learned, logits, magnitudes, problems, run, weights
+from .synthetic import EXPERTS, bias, gate, hashed, learned, logits, magnitudes, problems, run, weights
 
 NAME = "sqrt-nan"
 
@@ -37,6 +39,29 @@ def test_the_earliest_stage_that_is_not_finite(shown: dict, cause: str) -> None:
     _, findings = run(NAME, learned(**shown))
     assert problems(findings) == [("error", cause)]
     assert findings[0].measured == 2
+
+
+@pytest.mark.parametrize("hash_layer", [False, True])
+def test_tensors_that_are_not_finite_are_the_root(hash_layer: bool) -> None:
+    rows = gate(nonfinite_rows=[2, 7])
+    for shown in (None, {"logits": logits(nonfinite=9), "weights": weights(nonfinite=9)}):
+        router = (hashed() if hash_layer else learned(**(shown or {}))).model_copy(update={"weights": rows})
+        if shown is None:
+            router = router.model_copy(update={"activations": None})
+        checks, findings = run(NAME, router)
+        assert problems(findings) == [("error", sqrt_nan.NONFINITE_GATE)]
+        assert (findings[0].experts, findings[0].measured) == ([2, 7], 2)
+        assert checks[0].weighed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_logit_bias_that_is_not_finite(value: float) -> None:
+    values = [0.0] * EXPERTS
+    values[3] = value
+    for weights_only in (True, False):
+        _, findings = run(NAME, learned(facts={"logit_bias": bias(values)}, weights_only=weights_only))
+        assert problems(findings) == [("error", sqrt_nan.NONFINITE_BIAS)]
+        assert findings[0].experts == [3]
 
 
 @pytest.mark.parametrize(

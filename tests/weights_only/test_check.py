@@ -55,7 +55,7 @@ def _nan_bias(shards: Shards) -> None:
     ("plant", "detector", "cause", "experts"),
     [
         (_zero_gate, "flat-scores", "gate weights are (nearly) zero", []),
-        (_nan_row, "flat-scores", "gate weights are not finite", [5]),
+        (_nan_row, "sqrt-nan", "gate weights are not finite", [5]),
         (_equal_rows, "flat-scores", "gate rows are equal", [2, 5]),
         (_never, "bias-runaway", "the selection bias outweighs any score (never chosen)", [6]),
         (_always, "bias-runaway", "the selection bias outweighs any score (always chosen)", [6]),
@@ -182,6 +182,14 @@ def test_a_runaway_bias_of_the_shape_of_deepseek_v3(tmp_path: Path, offset: floa
     halves = torch.tensor([12.0, -12.0])
     assert problems("blocks", bias=halves.repeat_interleave(128)) == [("error", never, 2, 128)]
     assert problems("turns", bias=halves.repeat(128)) == [("error", never, 2, 128)]
+
+
+@pytest.mark.parametrize(("top_k", "normalised", "said"), [(1, True, 3), (1, False, 0), (2, True, 0)])
+def test_top_1_with_a_norm_gets_no_gradient(tmp_path: Path, top_k: int, normalised: bool, said: int) -> None:
+    config = KIMI | {"hidden_size": 256, "num_experts_per_tok": top_k, "norm_topk_prob": normalised}
+    result = analyze(write(tmp_path / "m", config, kimi(hidden=256)), weights_only=True)
+    assert [(one.detector, one.severity) for one in result.problems] == [("broken-contract", "warning")] * min(said, 1)
+    assert [one.cause for one in result.findings] == ["top-1 weights are constant"] * said
 
 
 def test_neither_torch_models_nor_code_of_the_checkpoint_are_imported(tmp_path: Path) -> None:
