@@ -19,6 +19,7 @@ from moeprobe.detectors import (
     scale_mismatch,
     size_causes,
     sqrt_nan,
+    top_one,
 )
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, WHOLE_MODEL, Finding
@@ -134,14 +135,14 @@ def _broken_rule(root: Finding, found: Finding, _depth: dict[str | None, int]) -
         scale_mismatch.FACTOR,
     )
     # A constant weight is as right as the rule, and leaves the choice to the logits.
-    rounding = found.detector == "low-precision-routing" and root.cause != broken_contract.CONSTANT
+    rounding = found.detector == "low-precision-routing" and root.cause != top_one.CONSTANT
     return sums or rounding
 
 
 def _never_trained(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
     """A router that no gradient reaches stays as it was initialised."""
     same = root.router == found.router
-    return same and root.cause == broken_contract.CONSTANT and found.detector == "untrained-gate"
+    return same and root.cause == top_one.CONSTANT and found.detector == "untrained-gate"
 
 
 def _rounding_of_flat_scores(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:

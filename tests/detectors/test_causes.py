@@ -20,6 +20,7 @@ from tests.reporting import samples
 
 from .synthetic import (
     EXPERTS,
+    RANDOM,
     TOKENS,
     K,
     around,
@@ -84,6 +85,12 @@ def test_a_broken_gate_is_the_root_of_its_nan() -> None:
     # What reaches it is broken already, and its gate is broken all the same.
     both = findings(learned(1, logits=logits(nonfinite=5)), gate)
     assert [(f.severity, f.follows) for f in both] == [("error", None)] * 2
+
+
+def test_a_router_without_a_gradient_stays_untrained() -> None:
+    top_one = {"facts": {"top_k": 1}, "weights": weights(smallest_sum=1.0, largest_sum=1.0)}
+    fresh = findings(learned(**top_one, expert_facts={"coupling": 0.0}, gate_facts={"shape": RANDOM}))
+    assert [(f.detector, f.follows is None) for f in fresh] == [("broken-contract", True), ("untrained-gate", False)]
 
 
 def test_an_edge_is_not_a_consequence_of_nan_elsewhere() -> None:

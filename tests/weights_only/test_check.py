@@ -188,8 +188,9 @@ def test_a_runaway_bias_of_the_shape_of_deepseek_v3(tmp_path: Path, offset: floa
 def test_top_1_with_a_norm_gets_no_gradient(tmp_path: Path, top_k: int, normalised: bool, said: int) -> None:
     config = KIMI | {"hidden_size": 256, "num_experts_per_tok": top_k, "norm_topk_prob": normalised}
     result = analyze(write(tmp_path / "m", config, kimi(hidden=256)), weights_only=True)
-    assert [(one.detector, one.severity) for one in result.problems] == [("broken-contract", "warning")] * min(said, 1)
-    assert [one.cause for one in result.findings] == ["top-1 weights are constant"] * said
+    found = [(one.detector, one.cause) for one in result.findings if one.detector != "bias-runaway"]
+    assert found == [("broken-contract", "top-1 weights are constant")] * said
+    assert [one.severity for one in result.problems] == ["warning"] * min(said, 1)
 
 
 def test_neither_torch_models_nor_code_of_the_checkpoint_are_imported(tmp_path: Path) -> None:
