@@ -16,9 +16,12 @@ from moeprobe.detectors import (
     flatness,
     hash_boundary,
     load_causes,
+    low_precision,
+    nonfinite_tensors,
     scale_mismatch,
     size_causes,
     sqrt_nan,
+    tensor_sizes,
     top_one,
 )
 from moeprobe.findings.evidence import Evidence
@@ -98,9 +101,13 @@ def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None
     """NaN travels down: only the earliest layer with non-finite values is a root cause."""
     if found.detector != "sqrt-nan" or found.cause not in sqrt_nan.NONFINITE_CAUSES:
         return False
-    spreads = root.cause in (*sqrt_nan.NONFINITE_CAUSES, *sqrt_nan.NONFINITE_TENSORS)
-    spreads &= root.detector == "sqrt-nan"
-    return spreads and depth[root.router] < depth[found.router]
+    if root.detector != "sqrt-nan":
+        return False
+    here, above = depth[root.router] == depth[found.router], depth[root.router] < depth[found.router]
+    if root.cause in nonfinite_tensors.BEHIND_CHOICE:
+        return above or (here and found.cause == sqrt_nan.NONFINITE_OUTPUT)
+    tensor = root.cause in nonfinite_tensors.BEFORE_LOGITS
+    return (here and tensor) or (above and (tensor or root.cause in sqrt_nan.NONFINITE_CAUSES))
 
 
 def _lost_in_all_layers(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
@@ -135,7 +142,7 @@ def _broken_rule(root: Finding, found: Finding, _depth: dict[str | None, int]) -
         scale_mismatch.FACTOR,
     )
     # A constant weight is as right as the rule, and leaves the choice to the logits.
-    rounding = found.detector == "low-precision-routing" and root.cause != top_one.CONSTANT
+    rounding = found.cause == low_precision.ROUNDING and root.cause != top_one.CONSTANT
     return sums or rounding
 
 
@@ -147,7 +154,8 @@ def _never_trained(root: Finding, found: Finding, _depth: dict[str | None, int])
 
 def _rounding_of_flat_scores(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
     """Where hardly anybody is preferred, rounding decides."""
-    return root.detector == "flat-scores" and found.detector == "low-precision-routing" and root.router == found.router
+    flat = root.detector == "flat-scores" and root.router == found.router
+    return flat and found.cause == low_precision.ROUNDING
 
 
 def _copied_with_their_rows(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
@@ -161,6 +169,7 @@ def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, 
     """A branch of a wrong size swells or starves the residual stream, which later layers are compared with."""
     wrong = root.detector == "scale-mismatch" and root.router is not None and root.severity == "error"
     compared = found.detector == "scale-mismatch" and found.router is not None and found.severity == "warning"
+    compared &= found.cause not in tensor_sizes.TENSORS
     return wrong and compared and depth[root.router] < depth[found.router]
 
 
@@ -195,6 +204,7 @@ _RULES: tuple[Explains, ...] = (
     _copied_with_their_rows,
     load_causes.uneven_at_a_broken_router,
     size_causes.sized_by_another_fault,
+    size_causes.sized_by_a_tensor,
     size_causes.unsettled_by_another_fault,
     size_causes.one_underflow,
     _behind_a_wrong_size,

@@ -7,6 +7,7 @@ from moeprobe.findings.evidence import Activations, RouterEvidence
 
 TINY_WEIGHTS = "gate weights are (nearly) zero"
 EQUAL_ROWS = "gate rows are equal"
+LOW_RANK = "gate rows differ in few directions"
 COLLAPSED_INPUT = "the router input has collapsed"
 LOST_TO_ROUNDING = "logits lost to rounding"
 SATURATED = "the score function is saturated"
@@ -24,6 +25,7 @@ _RESTORE = "Compare the gate's tensor with the base checkpoint and restore it"
 REMEDIES = {
     TINY_WEIGHTS: _RESTORE,
     EQUAL_ROWS: _RESTORE,
+    LOW_RANK: _RESTORE,
     UNKNOWN: _RESTORE,
     NOT_BY_TOKEN: f"{_RESTORE}; a low-rank or 4-bit gate is a common reason",
     COLLAPSED_INPUT: "Check the norm before the router and the layers below, which no longer tell tokens apart",

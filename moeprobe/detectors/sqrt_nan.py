@@ -2,9 +2,9 @@
 
 ## What it finds
 
-A gate, logits, weights or routed outputs that are not finite; weights that faded because the chosen scores
-underflow; and logits so low that sqrt(softplus(x)) is exactly zero, where one training step turns the
-gate into NaN.
+A tensor of the router or of its experts, logits, weights or routed outputs that are not finite; weights that
+faded because the chosen scores underflow; and logits so low that sqrt(softplus(x)) is exactly zero, where one
+training step turns the gate into NaN.
 
 ## Why it matters
 
@@ -15,17 +15,17 @@ output.
 
 ## How it is measured
 
-From the weights: the rows of the gate, and the logit biases, that hold NaN or infinity. On the probe: counts
-of non-finite values; the sum of the weights over what the declared rule gives for the recorded logits; the
-smallest logit of any expert, chosen or not, against the edge of the dtype in which the score function runs:
--102.87 in float32, -93 in bfloat16, -17.34 in float16. Where a score is exactly zero, a backward pass through
-the router alone, on the recorded inputs and in the run dtype, confirms or refutes it, and names the gate rows
-that become NaN. Sigmoid and softmax have no such edge, since their derivative is zero where they are; sigmoid
-weights fade from about -40, which the sum of the weights shows. From the weights: no input behind an RMS norm
-can push a logit below -sqrt(D) * ||W_e * gamma||; if that stays inside the edge the check says so. Hash
-layers are judged like the others: their table chooses without looking at scores. The check mentions chosen
-experts below -16.64 (kernels with a naive log(1 + exp(x)) give them zero) and below -13.82 (where a clamp at
-1e-6 would act) as info.
+From the weights: the rows of the gate, the logit biases, the norm gain before the router and (in a sample) the
+experts' matrices that hold NaN or infinity. On the probe: counts of non-finite values; the sum of the weights
+over what the declared rule gives for the recorded logits; the smallest logit of any expert, chosen or not,
+against the edge of the dtype in which the score function runs: -102.87 in float32, -93 in bfloat16, -17.34 in
+float16. Where a score is exactly zero, a backward pass through the router alone, on the recorded inputs and in
+the run dtype, confirms or refutes it, and names the gate rows that become NaN. Sigmoid and softmax have no such
+edge, since their derivative is zero where they are; sigmoid weights fade from about -40, which the sum of the
+weights shows. From the weights: no input behind an RMS norm can push a logit below -sqrt(D) * ||W_e * gamma||;
+if that stays inside the edge the check says so. Hash layers are judged like the others: their table chooses
+without looking at scores. The check mentions chosen experts below -16.64 (kernels with a naive log(1 + exp(x))
+give them zero) and below -13.82 (where a clamp at 1e-6 would act) as info.
 
 ## Limits
 
@@ -57,13 +57,12 @@ from pydantic import Field
 
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.nonfinite_tensors import judge_nonfinite_tensors
 from moeprobe.detectors.promise import breach, weight_tolerance
 from moeprobe.detectors.scores import score_function, zero_edge
-from moeprobe.detectors.wording import listed, number, percent
+from moeprobe.detectors.wording import number, percent
 from moeprobe.findings.evidence import Activations, Backward, Evidence, Logits, Weights
 
-NONFINITE_GATE = "gate weights are not finite"
-NONFINITE_BIAS = "the logit bias is not finite"
 NONFINITE_LOGITS = "the logits are not finite"
 NONFINITE_WEIGHTS = "the routing weights are not finite"
 ZERO_BY_ZERO = "the chosen scores underflow to zero: the weights are 0/0"
@@ -78,10 +77,6 @@ CLAMPED = "chosen experts lie where a clamp of 1e-6 would act"
 
 NONFINITE_CAUSES = (NONFINITE_LOGITS, NONFINITE_WEIGHTS, ZERO_BY_ZERO, NONFINITE_OUTPUT)
 
-NONFINITE_TENSORS = (NONFINITE_GATE, NONFINITE_BIAS)
-"""What is broken by itself, whatever the layers below hand on."""
-
-_RESTORE = "Compare the gate's tensors with the base checkpoint and restore them"
 _MEND = "Mend the earliest layer with non-finite values first; compare its tensors with the base checkpoint"
 _STABLE = "Run the score function in float32, and use a stable sqrt(softplus) before any further training"
 
@@ -106,7 +101,7 @@ class SqrtNan(Detector[SqrtNanLimits]):
         gradients = evidence.experiments.gradient if evidence.experiments else {}
         cases = self.open(evidence, limits)
         for case in cases:
-            broken = _found_nonfinite_tensors(case)
+            broken = judge_nonfinite_tensors(case)
             _certify(case, evidence.dtype)
             shown = case.activations()
             if shown is None:
@@ -142,28 +137,6 @@ def _certify(case: Case[SqrtNanLimits], model_dtype: str) -> None:
         case.note(
             f"proved safe for any input: no logit can fall below {-max(bounds):.4g}, the edge in {dtype} is {edge:g}"
         )
-
-
-def _found_nonfinite_tensors(case: Case[SqrtNanLimits]) -> bool:
-    """Report what is not finite in the router's own tensors, which makes its logits so for any token."""
-    weights, bias = case.evidence.weights, case.evidence.router.logit_bias
-    if weights is None and bias is None:
-        return False
-    case.weigh()
-    rows = weights.nonfinite_rows if weights else []
-    biases = [e for e, value in enumerate(bias.values) if not math.isfinite(value)] if bias else []
-    for what, found, cause in (("gate weights", rows, NONFINITE_GATE), ("logit biases", biases, NONFINITE_BIAS)):
-        if found:
-            case.find(
-                "error",
-                f"the {what} of {listed(found, 'expert')} hold NaN or infinity",
-                quantity=f"experts with non-finite {what}",
-                measured=len(found),
-                cause=cause,
-                remedy=_RESTORE,
-                experts=found,
-            )
-    return bool(rows or biases)
 
 
 def _found_nonfinite(case: Case[SqrtNanLimits], shown: Activations) -> bool:

@@ -10,7 +10,14 @@ from moeprobe.findings.numbers import Interval, Quantiles
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
-from moeprobe.findings.weights import ExpertWeights, GateShape
+from moeprobe.findings.weights import ExpertWeights, GateShape, NormGain
+
+
+class Busiest(Plain):
+    """The expert that the most rows of a hash table name, and the share of the rows that do."""
+
+    expert: int
+    share: float
 
 
 class HashTable(Plain):
@@ -23,6 +30,7 @@ class HashTable(Plain):
     constant: bool
     all_zero: bool
     unreachable: list[int]
+    busiest: Busiest | None = None
 
 
 class GateWeights(Plain):
@@ -31,7 +39,9 @@ class GateWeights(Plain):
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
     (Cauchy-Schwarz behind an RMS norm of weight gamma; docs/science.md A2), plus the logit bias where there is one.
     It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
-    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before.
+    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before. ``directions`` is how
+    many directions hold all but 1e-4 of what the rows differ by, ``distinct`` the share of distinct values among
+    neighbouring entries, ``norm`` the gain of the norm before the router.
     """
 
     dtype: str
@@ -44,6 +54,9 @@ class GateWeights(Plain):
     nearest_row: list[int] | None = None
     row_cosine: list[float] | None = None
     shape: GateShape | None = None
+    directions: int | None = None
+    distinct: float | None = None
+    norm: NormGain | None = None
 
 
 class Load(Plain):

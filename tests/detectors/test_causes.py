@@ -8,6 +8,7 @@ from moeprobe.detectors import (
     dead_experts,
     flatness,
     hash_boundary,
+    nonfinite_tensors,
     permuted_experts,
     scale_mismatch,
     sqrt_nan,
@@ -79,7 +80,7 @@ def test_a_broken_gate_is_the_root_of_its_nan() -> None:
     gate = learned(2, gate_facts={"nonfinite_rows": [1]}, logits=logits(nonfinite=5))
     later = learned(3, weights=weights(nonfinite=5))
     root, consequence = findings(gate, later)
-    assert (root.cause, root.follows) == (sqrt_nan.NONFINITE_GATE, None)
+    assert (root.cause, root.follows) == (nonfinite_tensors.NONFINITE_GATE, None)
     assert (consequence.cause, consequence.severity) == (sqrt_nan.NONFINITE_WEIGHTS, "info")
     assert consequence.follows == gate.router.path
     # What reaches it is broken already, and its gate is broken all the same.

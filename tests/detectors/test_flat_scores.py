@@ -35,6 +35,14 @@ def test_weights_alone_are_enough(gate_facts: dict, severity: str, cause: str, e
         assert checks[0].verdict == "finding"
 
 
+@pytest.mark.parametrize(("directions", "found"), [(1, True), (3, True), (4, False), (15, False), (None, False)])
+def test_rows_that_differ_in_few_directions(directions: int | None, found: bool) -> None:
+    """A quarter of the 15 that 16 rows can have is 3.75."""
+    for weights_only in (True, False):
+        _, findings = run(NAME, learned(gate_facts={"directions": directions}, weights_only=weights_only))
+        assert problems(findings) == ([("error", flatness.LOW_RANK)] if found else [])
+
+
 def test_fixed_columns_beyond_the_experts_may_be_zero() -> None:
     facts = {"experts": EXPERTS - 1}
     assert run(NAME, learned(facts=facts, gate_facts={"zero_rows": [EXPERTS - 1]}))[1] == []

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from moeprobe.detectors import sqrt_nan
+from moeprobe.detectors import nonfinite_tensors, sqrt_nan
 from moeprobe.detectors.scores import SQRT_SOFTPLUS_EDGES, sqrt_softplus
 from moeprobe.findings.evidence import Backward, Experiments
 from moeprobe.findings.router import Arithmetic, Declared
@@ -49,7 +49,7 @@ def test_tensors_that_are_not_finite_are_the_root(hash_layer: bool) -> None:
         if shown is None:
             router = router.model_copy(update={"activations": None})
         checks, findings = run(NAME, router)
-        assert problems(findings) == [("error", sqrt_nan.NONFINITE_GATE)]
+        assert problems(findings) == [("error", nonfinite_tensors.NONFINITE_GATE)]
         assert (findings[0].experts, findings[0].measured) == ([2, 7], 2)
         assert checks[0].weighed
 
@@ -60,7 +60,7 @@ def test_a_logit_bias_that_is_not_finite(value: float) -> None:
     values[3] = value
     for weights_only in (True, False):
         _, findings = run(NAME, learned(facts={"logit_bias": bias(values)}, weights_only=weights_only))
-        assert problems(findings) == [("error", sqrt_nan.NONFINITE_BIAS)]
+        assert problems(findings) == [("error", nonfinite_tensors.NONFINITE_BIAS)]
         assert findings[0].experts == [3]
 
 
