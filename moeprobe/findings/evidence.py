@@ -10,14 +10,7 @@ from moeprobe.findings.numbers import Interval, Quantiles
 from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
-from moeprobe.findings.weights import ExpertWeights, GateShape, NormGain
-
-
-class Busiest(Plain):
-    """The expert that the most rows of a hash table name, and the share of the rows that do."""
-
-    expert: int
-    share: float
+from moeprobe.findings.weights import Busiest, ExpertWeights, GateShape, NormGain
 
 
 class HashTable(Plain):

@@ -20,6 +20,13 @@ class GateShape(Plain):
     kurtosis: float
 
 
+class Busiest(Plain):
+    """The expert that the most rows of a hash table name, and the share of the rows that do."""
+
+    expert: int
+    share: float
+
+
 class NormGain(Plain):
     """The gain of a norm: path of its module, root mean square (None if not finite), share of positive entries."""
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from moeprobe.findings.evidence import Busiest, GateWeights, HashTable
-from moeprobe.findings.weights import ExpertWeights, NormGain
+from moeprobe.findings.evidence import GateWeights, HashTable
+from moeprobe.findings.weights import Busiest, ExpertWeights, NormGain
 from moeprobe.routers.arithmetic import short
 from moeprobe.routers.coupling import Coupling
 from moeprobe.routers.duplicates import Gram, identical, nearest

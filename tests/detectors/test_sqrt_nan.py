@@ -8,6 +8,7 @@ from moeprobe.detectors import nonfinite_tensors, sqrt_nan
 from moeprobe.detectors.scores import SQRT_SOFTPLUS_EDGES, sqrt_softplus
 from moeprobe.findings.evidence import Backward, Experiments
 from moeprobe.findings.router import Arithmetic, Declared
+from moeprobe.findings.weights import NormGain
 
 from .synthetic import EXPERTS, bias, gate, hashed, learned, logits, magnitudes, problems, run, weights
 
@@ -172,3 +173,21 @@ def test_not_judged() -> None:
 def test_the_score_is_stable() -> None:
     assert sqrt_softplus(1000.0) == pytest.approx(1000**0.5)
     assert sqrt_softplus(-60.0) == pytest.approx(9.357622968840175e-14)
+
+
+def test_other_tensors_that_are_not_finite() -> None:
+    gain = NormGain(name="model.layers.0.norm", rms=None, positive=1.0)
+    experts = {"rms": {"down_proj": [1.0, None, *[1.0] * (EXPERTS - 2)]}, "shared": {"shared_expert.up_proj": None}}
+    for weights_only in (True, False):
+        broken = learned(gate_facts={"norm": gain}, expert_facts=experts, weights_only=weights_only)
+        _, findings = run(NAME, broken)
+        assert [f.cause for f in findings] == [
+            nonfinite_tensors.NONFINITE_GAIN,
+            nonfinite_tensors.NONFINITE_EXPERTS,
+            nonfinite_tensors.NONFINITE_SHARED,
+        ]
+        assert [f.experts for f in findings] == [[], [1], []]
+    only = learned(expert_facts={"rms": experts["rms"]}, magnitudes=magnitudes(routed_nonfinite=7))
+    root, consequence = run(NAME, only)[1]
+    assert (root.cause, consequence.cause) == (nonfinite_tensors.NONFINITE_EXPERTS, sqrt_nan.NONFINITE_OUTPUT)
+    assert (root.follows, consequence.follows) == (None, only.router.path)
