@@ -106,7 +106,7 @@ def scan(
         sites = inventory.sites
         config = read_config(stored.config)
         said = read_said(config, known=has_native_class(stored.model_type), raw=stored.config)
-        wanted = {site.path: _wanted(site, said.needs_norm) for site in sites}
+        wanted = {site.path: _wanted(site) for site in sites}
         if not headers:
             here = {name for names in wanted.values() for name in names}
             headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
@@ -167,10 +167,10 @@ def _shard(stored: StoredCheckpoint, name: str) -> str:
     return next((shard for shard, names in stored.shards.items() if name in names), "no shard")
 
 
-def _wanted(site: StoredSite, norm: bool) -> list[str]:
-    """Names in the files of what is read for a router: all that is its own, biases beside it, maybe the norm."""
+def _wanted(site: StoredSite) -> list[str]:
+    """Names in the files of what is read for a router: all that is its own, biases beside it, the norm before it."""
     parts = [*site.own.values(), *(part for name, part in site.beside.items() if "bias" in name)]
-    if norm and site.norm is not None:
+    if site.norm is not None:
         parts.append(site.norm)
     return list(dict.fromkeys(part.stored for part in parts))
 

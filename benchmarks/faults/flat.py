@@ -94,5 +94,6 @@ FAULTS = (
         "the weight of the norm before the router multiplied by",
         (0.1, 0.01, 1e-4, 0.0),
         _zero_input,
+        also=("scale-mismatch",),
     ),
 )

@@ -70,6 +70,7 @@ FAULTS = (
         (-60, -80, -95, -110, -160),
         _one_expert,
         square_root,
+        also=("scale-mismatch",),
     ),
     Fault(
         "all-low-sigmoid",
@@ -93,7 +94,7 @@ FAULTS = (
     ),
     Fault(
         "gate-not-finite",
-        "flat-scores",
+        "sqrt-nan",
         r"not finite",
         "one entry of a gate row set to",
         (math.nan, math.inf),
@@ -113,7 +114,7 @@ FAULTS = (
     Fault(
         "expert-not-finite",
         "sqrt-nan",
-        r"output of the experts",
+        r"output of the experts|expert weights",
         "the most used expert's weights set to (nan: one entry)",
         (math.nan, math.inf),
         _expert_weights,

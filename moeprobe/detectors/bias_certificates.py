@@ -1,16 +1,16 @@
 """Which experts the selection bias alone settles, whatever the token: exact, by bounds on the scores.
 
 With every score between ``low`` and ``high``, expert e can never be chosen if k others surely outscore
-it, and always is if fewer than k others can reach it. No statistics are involved; a brute-force search
-over scores finds no counterexample.
+it, and always is if fewer than k others can reach it; where groups are left out, ``bias_groups`` says who can.
+No statistics are involved; a brute-force search over scores finds no counterexample.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeprobe.detectors.bias_groups import can_be_chosen, can_be_missed
 from moeprobe.detectors.scores import score_function, sqrt_softplus
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.router import Groups, Router
@@ -38,11 +38,9 @@ def settle(evidence: RouterEvidence, min_tokens: int) -> Settled | None:
     """
     router = evidence.router
     bias = router.selection_bias
-    possible = _possible_groups(router)
-    # With masked groups filled by 0 instead of -inf, a negative biased score loses to a masked one.
-    masked = any(groups and groups.fill == "0" for groups in possible)
-    if bias is None or router.top_k == 0 or (masked and min(bias.values) < 0):
+    if bias is None or router.top_k == 0:
         return None
+    possible = _possible_groups(router)
     proved = None
     bounds = _score_bounds(evidence)
     if assumed := bounds is None and score_function(evidence) is None and not _ran(evidence):
@@ -143,38 +141,13 @@ def _never_and_always(
     bias = np.asarray(router.selection_bias.values if router.selection_bias else [])
     least, most = bias + np.asarray(low), bias + np.asarray(high)
     columns = np.arange(len(bias))
+    if router.top_k >= len(bias):  # where every column is chosen, being chosen says nothing
+        return [], []
+    if groups is not None:
+        never = ~can_be_chosen(groups, router.top_k, least, most)
+        always = ~can_be_missed(groups, router.top_k, least, most)
+        return columns[never].tolist(), columns[always].tolist()
     rivals = columns[:, None] != columns[None, :]
-    surely_ahead = rivals & (least[None, :] > most[:, None])
+    surely_ahead = (rivals & (least[None, :] > most[:, None])).sum(axis=1)
     within_reach = (rivals & (most[None, :] >= least[:, None])).sum(axis=1)
-    # Where every column is chosen, being chosen says nothing.
-    always = (within_reach < router.top_k) & (router.top_k < len(bias))
-    if groups is None:
-        return columns[surely_ahead.sum(axis=1) >= router.top_k].tolist(), columns[always].tolist()
-    surely_kept, surely_left_out = _fate_of_groups(groups, least, most)
-    size = len(bias) // groups.count
-    group = columns // size
-    # Rivals surely ahead of each column, by group: those of its own group count, and of the other kept groups at
-    # least the ones with the fewest.
-    ahead = surely_ahead.reshape(len(bias), groups.count, size).sum(axis=2)
-    own = ahead[columns, group]
-    others = np.sort(np.where(np.arange(groups.count) == group[:, None], np.inf, ahead), axis=1)
-    fewest = others[:, : groups.kept - 1].sum(axis=1)
-    never = (own + fewest >= router.top_k) | surely_left_out[group]
-    return columns[never].tolist(), columns[always & surely_kept[group]].tolist()
-
-
-def _fate_of_groups(
-    groups: Groups, least: NDArray[np.float64], most: NDArray[np.float64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which groups are kept, and which left out, whatever the scores: both [groups]."""
-    best = 1 if groups.score == "max" else 2
-
-    def rank(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        ranked: NDArray[np.float64] = np.sort(scores.reshape(groups.count, -1), axis=1)[:, -best:].sum(axis=1)
-        return ranked
-
-    lowest, highest = rank(least), rank(most)
-    others = ~np.eye(groups.count, dtype=bool)
-    may_pass = (others & (highest[None, :] >= lowest[:, None])).sum(axis=1)
-    surely_pass = (others & (lowest[None, :] > highest[:, None])).sum(axis=1)
-    return may_pass < groups.kept, surely_pass >= groups.kept
+    return columns[surely_ahead >= router.top_k].tolist(), columns[within_reach < router.top_k].tolist()

@@ -14,17 +14,18 @@ loss hardly shows either: in a small model a lost bias cost 0.04 nats and a runa
 
 ## How it is measured
 
-Only differences between biases count: the top-k does not see a common offset, which is large in healthy
-models (about 5 in DeepSeek-V3, 10 to 34 in GLM-5.1). From the weights: non-finite values; the rounding
-step of a 16-bit dtype at the quartiles of the bias against their distance; a constant bias; and two exact
-certificates. With scores between 0 and 1, an expert can never be chosen if k others (of its group) have a
-bias larger by more than 1, and always is if fewer than k others come within 1 of it. Where only the weights
-were read, the rule is the declared one: a certificate must hold however groups may be ranked, and is a warning
-where no score function is declared. Square-root-softplus
-scores are bounded by what the weights can reach, else by what the probe showed. From the probe: the share
-of tokens whose experts are the top-k of the bias alone, and the imbalance with the bias against that
-without it; and the correlation of the bias with minus the quantile of each expert's own score at 1 - k/E,
-where balancing by the sign rule ends. The load must agree with a certificate, otherwise the check has failed.
+Only differences between biases count: the top-k does not see a common offset, which is large in healthy models
+(about 5 in DeepSeek-V3, 10 to 34 in GLM-5.1). From the weights: non-finite values; the rounding step of a
+16-bit dtype at the quartiles of the bias against their distance; a constant bias; and two exact certificates.
+With scores between 0 and 1, an expert can never be chosen if k others have a bias larger by more than 1, and
+always is if fewer than k others come within 1 of it; where only the best groups are eligible, which groups can
+be kept, and what masked experts count as (minus infinity, or 0, which beats a negative score), is gone through
+as well. Where only the weights were read, the rule is the declared one: a certificate must hold however groups
+may be ranked and masked, and is a warning where no score function is declared. Square-root-softplus scores are
+bounded by what the weights can reach, else by what the probe showed. From the probe: the share of tokens whose
+experts are the top-k of the bias alone, and the imbalance with the bias against that without it; and the
+correlation of the bias with minus the quantile of each expert's own score at 1 - k/E, where balancing by the
+sign rule ends. The load must agree with a certificate, otherwise the check has failed.
 
 ## Limits
 

@@ -21,6 +21,8 @@ choice counts as different only where a left-out expert beats a chosen one by mo
 place, and weights only where their shares of the token's sum differ by more; factors and norms are the business
 of scale-mismatch. What the weights give without the bias, or with the bias in the weights, names the cause.
 
+Where nothing ran, a top-1 router with normalised weights is told from the config.
+
 A rule counts as known where the config names its score function, or where other routers of the same class
 follow it. Hash layers choose by their table, so only their weights are compared.
 
@@ -52,7 +54,8 @@ from pydantic import Field
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.kin import declared_function, kin_of, usual_functions, usual_groups
-from moeprobe.detectors.wording import number, percent
+from moeprobe.detectors.top_one import CONSTANT, judge_top_one
+from moeprobe.detectors.wording import percent
 from moeprobe.findings.contract import Contract
 from moeprobe.findings.evidence import Activations, Evidence, RouterEvidence
 from moeprobe.findings.finding import Severity
@@ -67,7 +70,6 @@ OTHER_CHOICE = "the chosen experts are not those of the rule"
 BIASED_WEIGHTS = "the weights use the biased score"
 OTHER_FUNCTION = "the weights follow another score function"
 UNKNOWN_WEIGHTS = "the weights follow no known rule"
-CONSTANT = "top-1 weights are constant"
 
 IN_CODE = (
     FOREIGN_EXPERTS,
@@ -92,7 +94,6 @@ _REMEDIES = {
     BIASED_WEIGHTS: "Gather the weights from the scores without the bias; the bias is for the selection alone",
     OTHER_FUNCTION: "Set the score function that the checkpoint was trained with",
     UNKNOWN_WEIGHTS: "Check the steps from logits to weights against the family's reference code",
-    CONSTANT: "Use the score itself as the weight (norm_topk_prob: false) if the router is to be trained",
 }
 
 
@@ -130,6 +131,8 @@ def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
     if contract and _enough(case, contract.executed) and _judge_execution(case, contract):
         return
     shown = case.activations()
+    if shown is None or _enough(case, shown.tokens):
+        judge_top_one(case, shown)
     if shown is None:
         return
     if contract is None:
@@ -140,11 +143,9 @@ def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
         return
     if case.evidence.weights is None:
         case.note("the recorded logits are not the product of the gate and its input")
-    if _enough(case, contract.executed):
-        if not _judge_function(case, kin):
-            _judge_choice(case, contract, kin)
-            _judge_weights(case, shown, contract, kin)
-        _judge_gradient(case, shown)
+    if _enough(case, contract.executed) and not _judge_function(case, kin):
+        _judge_choice(case, contract, kin)
+        _judge_weights(case, shown, contract, kin)
 
 
 def _enough(case: Case[BrokenContractLimits], tokens: int) -> bool:
@@ -244,27 +245,6 @@ def _judge_weights(
             _find(case, "error", what, other, UNKNOWN_WEIGHTS)
         else:
             case.skip("the rule of this family is not known")
-
-
-def _judge_gradient(case: Case[BrokenContractLimits], shown: Activations) -> None:
-    router, weights = case.evidence.router, shown.weights
-    if router.kind == "hash" or router.top_k != 1 or router.score_columns == 1 or not router.renormalised:
-        return
-    if weights is None or weights.smallest_sum is None or weights.largest_sum is None or weights.largest_sum <= 0:
-        return
-    span = 1 - weights.smallest_sum / weights.largest_sum
-    if span <= case.limits.constant_weight:
-        case.find(
-            "warning",
-            f"one expert is chosen and its weight, divided by itself, is always {number(weights.largest_sum)}: no "
-            f"gradient of the loss reaches the router (range {number(span)}, the limit is "
-            f"{number(case.limits.constant_weight)})",
-            quantity="relative range of the weights",
-            measured=span,
-            limit="constant_weight",
-            cause=CONSTANT,
-            remedy=_REMEDIES[CONSTANT],
-        )
 
 
 def _uses_bias(router: RouterEvidence) -> bool:

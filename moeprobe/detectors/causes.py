@@ -16,9 +16,13 @@ from moeprobe.detectors import (
     flatness,
     hash_boundary,
     load_causes,
+    low_precision,
+    nonfinite_tensors,
     scale_mismatch,
     size_causes,
     sqrt_nan,
+    tensor_sizes,
+    top_one,
     unread_tensors,
 )
 from moeprobe.findings.evidence import Evidence
@@ -74,7 +78,6 @@ def _flat_so_the_bias_decides(root: Finding, found: Finding, _depth: dict[str | 
     flat = root.detector == "flat-scores" and root.cause not in (
         flatness.BIAS_OUTWEIGHS,
         flatness.NOT_BY_TOKEN,
-        flatness.NONFINITE_ROWS,
     )
     return flat and decided and root.router == found.router
 
@@ -100,10 +103,13 @@ def _not_finite_downstream(root: Finding, found: Finding, depth: dict[str | None
     """NaN travels down: only the earliest layer with non-finite values is a root cause."""
     if found.detector != "sqrt-nan" or found.cause not in sqrt_nan.NONFINITE_CAUSES:
         return False
-    if root.cause == flatness.NONFINITE_ROWS:
-        return depth[root.router] <= depth[found.router]
-    spreads = root.detector == "sqrt-nan" and root.cause in sqrt_nan.NONFINITE_CAUSES
-    return spreads and depth[root.router] < depth[found.router]
+    if root.detector != "sqrt-nan":
+        return False
+    here, above = depth[root.router] == depth[found.router], depth[root.router] < depth[found.router]
+    if root.cause in nonfinite_tensors.BEHIND_CHOICE:
+        return above or (here and found.cause == sqrt_nan.NONFINITE_OUTPUT)
+    tensor = root.cause in nonfinite_tensors.BEFORE_LOGITS
+    return (here and tensor) or (above and (tensor or root.cause in sqrt_nan.NONFINITE_CAUSES))
 
 
 def _lost_in_all_layers(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
@@ -137,12 +143,21 @@ def _broken_rule(root: Finding, found: Finding, _depth: dict[str | None, int]) -
         scale_mismatch.UNNORMALISED,
         scale_mismatch.FACTOR,
     )
-    return sums or found.detector == "low-precision-routing"
+    # A constant weight is as right as the rule, and leaves the choice to the logits.
+    rounding = found.cause == low_precision.ROUNDING and root.cause != top_one.CONSTANT
+    return sums or rounding
+
+
+def _never_trained(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """A router that no gradient reaches stays as it was initialised."""
+    same = root.router == found.router
+    return same and root.cause == top_one.CONSTANT and found.detector == "untrained-gate"
 
 
 def _rounding_of_flat_scores(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
     """Where hardly anybody is preferred, rounding decides."""
-    return root.detector == "flat-scores" and found.detector == "low-precision-routing" and root.router == found.router
+    flat = root.detector == "flat-scores" and root.router == found.router
+    return flat and found.cause == low_precision.ROUNDING
 
 
 def _copied_with_their_rows(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
@@ -156,6 +171,7 @@ def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, 
     """A branch of a wrong size swells or starves the residual stream, which later layers are compared with."""
     wrong = root.detector == "scale-mismatch" and root.router is not None and root.severity == "error"
     compared = found.detector == "scale-mismatch" and found.router is not None and found.severity == "warning"
+    compared &= found.cause not in tensor_sizes.TENSORS
     return wrong and compared and depth[root.router] < depth[found.router]
 
 
@@ -185,10 +201,12 @@ _RULES: tuple[Explains, ...] = (
     _lost_in_all_layers,
     _loss_of_the_whole_model,
     _broken_rule,
+    _never_trained,
     _rounding_of_flat_scores,
     _copied_with_their_rows,
     load_causes.uneven_at_a_broken_router,
     size_causes.sized_by_another_fault,
+    size_causes.sized_by_a_tensor,
     size_causes.unsettled_by_another_fault,
     size_causes.one_underflow,
     _behind_a_wrong_size,

@@ -2,9 +2,9 @@
 
 ## What it finds
 
-A learned router whose choice says nothing about the token: a gate that is zero, has equal or non-finite
-rows, logits that hardly differ between experts, selection scores that tie, logits drowned in rounding, or
-one set of experts for nearly every token.
+A learned router whose choice says nothing about the token: a gate that is zero, or whose rows are equal or
+differ in a few directions only, logits that hardly differ between experts, selection scores that tie, logits
+drowned in rounding, or one set of experts for nearly every token.
 
 ## Why it matters
 
@@ -13,13 +13,14 @@ kernel breaks ties, or by the bias, and the loss rises without any error message
 
 ## How it is measured
 
-From the weights: zero, identical and non-finite gate rows. From the probe, with the logits recomputed in
-float32 from the recorded router input so that the run dtype cannot be the cause: the median over tokens
-of the standard deviation of the logits over the experts; the share of tokens whose selection scores tie
-exactly across the boundary of the chosen ones; that spread against the rounding error of the logits as
-they ran; the share of tokens with the most frequent set of experts, beside the share of the logits'
-variance that depends on the token. Logits and not scores, because softmax over 384 healthy experts has a
-spread below 0.001.
+From the weights: zero and identical gate rows, and in how many directions the rows differ (the singular values
+of the matrix, each row relative to the mean row and to its norm, that hold all but 1e-4 of the energy). From
+the probe, with the logits recomputed in float32 from the recorded router input so that the run dtype cannot be
+the cause: the median over tokens of the standard deviation of the logits over the experts; the share of tokens
+whose selection scores tie exactly across the boundary of the chosen ones; that spread against the rounding
+error of the logits as they ran; the share of tokens with the most frequent set of experts, beside the share of
+the logits' variance that depends on the token. Logits and not scores, because softmax over 384 healthy experts
+has a spread below 0.001.
 
 ## Limits
 
@@ -31,6 +32,8 @@ spread below 0.001.
 - `modal_warning` (0.5), `token_share_warning` (0.1): the same as a warning, only if the token-dependent
   share of the variance is small as well; a healthy layer of 8 experts was seen at 55 %.
 - `collapsed_input` (0.05): spread of the router input over tokens below which it is named as the cause.
+- `direction_share` (0.25): share of the possible directions below which the rows of a gate differ in too few; trained
+  and freshly initialised gates use all of them.
 - `min_tokens` (1000), `min_distinct_ids` (256): what the probe must offer before activations are judged.
 
 ## Known false alarms
@@ -74,6 +77,7 @@ class FlatScoresLimits(Limits):
     modal_warning: float = Field(0.5, gt=0, le=1, description="The same, as a warning beside token_share_warning")
     token_share_warning: float = Field(0.1, gt=0, le=1, description="Token-dependent share of the logits' variance")
     collapsed_input: float = Field(0.05, gt=0, description="Spread of the router input over tokens, to name the cause")
+    direction_share: float = Field(0.25, gt=0, le=1, description="Directions that hold what gate rows differ by")
     min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
     min_distinct_ids: int = Field(256, ge=1, description="Distinct token ids before activations are judged")
 
@@ -109,16 +113,7 @@ def _judge_weights(case: Case[FlatScoresLimits]) -> None:
         return
     case.weigh()
     if weights.nonfinite_rows:
-        rows = weights.nonfinite_rows
-        _find(
-            case,
-            "error",
-            f"the gate weights of {listed(rows, 'expert')} hold NaN or infinity",
-            quantity="non-finite gate rows",
-            measured=len(rows),
-            cause=flatness.NONFINITE_ROWS,
-            experts=rows,
-        )
+        case.note("gate rows that are not finite are left out (see sqrt-nan)")
     # Columns beyond the routed experts are zero or skip experts, which a family may fix at zero.
     zero = [row for row in weights.zero_rows if row < experts]
     if zero:
@@ -134,6 +129,18 @@ def _judge_weights(case: Case[FlatScoresLimits]) -> None:
             measured=len(zero),
             cause=flatness.TINY_WEIGHTS,
             experts=[] if everybody else zero,
+        )
+    least = case.limits.direction_share * (min(experts, case.evidence.router.hidden_size) - 1)
+    if weights.directions is not None and weights.directions < least:
+        _find(
+            case,
+            "error",
+            f"the rows of the gate differ in only {number(weights.directions)} of {number(experts - 1)} directions "
+            f"(the limit is {number(case.limits.direction_share)} of them), so it can put the experts in few orders",
+            quantity="directions in which the gate rows differ",
+            measured=weights.directions,
+            limit="direction_share",
+            cause=flatness.LOW_RANK,
         )
     equal = sorted({row for pair in weights.identical_rows for row in pair if row < experts} - set(zero))
     if len(equal) > 1:

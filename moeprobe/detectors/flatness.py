@@ -5,9 +5,9 @@ import math
 from moeprobe.detectors.scores import SIGMOID_ONE, SQRT_SOFTPLUS_EDGES
 from moeprobe.findings.evidence import Activations, RouterEvidence
 
-NONFINITE_ROWS = "gate weights are not finite"
 TINY_WEIGHTS = "gate weights are (nearly) zero"
 EQUAL_ROWS = "gate rows are equal"
+LOW_RANK = "gate rows differ in few directions"
 COLLAPSED_INPUT = "the router input has collapsed"
 LOST_TO_ROUNDING = "logits lost to rounding"
 SATURATED = "the score function is saturated"
@@ -23,9 +23,9 @@ _EXP_ZERO = 103.98
 
 _RESTORE = "Compare the gate's tensor with the base checkpoint and restore it"
 REMEDIES = {
-    NONFINITE_ROWS: _RESTORE,
     TINY_WEIGHTS: _RESTORE,
     EQUAL_ROWS: _RESTORE,
+    LOW_RANK: _RESTORE,
     UNKNOWN: _RESTORE,
     NOT_BY_TOKEN: f"{_RESTORE}; a low-rank or 4-bit gate is a common reason",
     COLLAPSED_INPUT: "Check the norm before the router and the layers below, which no longer tell tokens apart",

@@ -14,9 +14,9 @@ from anything else in the model; any other one costs loss.
 ## How it is measured
 
 From the table, exactly: as many rows as the vocabulary, ids inside the range of experts, distinct experts in a
-row, no constant table, every expert reachable, and hash layers only before the learned ones. On the probe: the
-recorded experts against the table, and the load that the table predicts against the measured one. Sums of
-weights and low scores of hash layers are judged by sqrt-nan.
+row, no constant table, every expert reachable, no expert that far more ids name than others, and hash layers
+only before the learned ones. On the probe: the recorded experts against the table, and the load that the table
+predicts against the measured one. Sums of weights and low scores of hash layers are judged by sqrt-nan.
 
 At the boundary: the share of tokens whose experts change under a relative noise of 2 to the power -8 on the
 router's input, and the jumps in the size of the router's input and of the MoE output from the last hash layer
@@ -29,6 +29,8 @@ on a static checkpoint; no jitter of a loss is claimed.
 - `worst_ratio` (3): how far beyond the worst of the other learned layers the boundary must be.
 - `flips_warning` (0.1): share of tokens that flip under noise, needed as well.
 - `jump_warning` (5): factor between neighbouring layers, needed as well.
+- `skew_warning` (0.2), `skew_error` (0.5): how far the share of the ids that name the busiest expert is on the way
+  from an even share to all of them. Healthy tables are even over ids.
 - `min_learned_layers` (4): learned layers before the boundary is compared with the others.
 - `min_tokens` (1000): tokens before the boundary is judged.
 
@@ -54,6 +56,7 @@ from pydantic import Field
 
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.hash_skew import judge_skew
 from moeprobe.detectors.wording import listed, number, percent
 from moeprobe.findings.evidence import Activations, Evidence, HashTable
 
@@ -79,6 +82,8 @@ class HashBoundaryLimits(Limits):
     worst_ratio: float = Field(3, ge=1, description="Boundary over the worst other learned layer")
     flips_warning: float = Field(0.1, gt=0, le=1, description="Tokens that flip under noise of 2**-8")
     jump_warning: float = Field(5, gt=1, description="Factor between neighbouring layers at the boundary")
+    skew_warning: float = Field(0.2, gt=0, le=1, description="Excess of the busiest expert over an even share of ids")
+    skew_error: float = Field(0.5, gt=0, le=1, description="The same, as an error; healthy tables have about 0")
     min_learned_layers: int = Field(4, ge=2, description="Learned layers before the boundary is compared")
     min_tokens: int = Field(1000, ge=1, description="Tokens before the boundary is judged")
 
@@ -101,6 +106,7 @@ class HashBoundary(Detector[HashBoundaryLimits]):
             return Judgement.of([model])
         for case in hashed:
             _judge_table(case)
+            judge_skew(case)
             _judge_place(case, learned)
             if shown := case.activations():
                 _judge_use(case, shown)

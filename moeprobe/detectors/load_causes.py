@@ -1,6 +1,6 @@
 """Which findings of other detectors explain a dead or an overloaded expert of the same router."""
 
-from moeprobe.detectors import bias_runaway, dead_experts, hash_boundary, sqrt_nan
+from moeprobe.detectors import bias_runaway, dead_experts, hash_boundary, nonfinite_tensors, sqrt_nan, tensor_sizes
 from moeprobe.findings.finding import Finding
 
 LOAD_DETECTORS = ("dead-experts", "overloaded-experts")
@@ -10,6 +10,7 @@ _HARMLESS = {
     # proxy and the place of a hash layer say nothing about who is chosen.
     bias_runaway.OFFSET_16BIT,
     sqrt_nan.FADED,
+    *nonfinite_tensors.BEHIND_CHOICE,
     hash_boundary.UNSETTLED,
     hash_boundary.JUMP,
     hash_boundary.MISPLACED,
@@ -23,7 +24,8 @@ def uneven_at_a_broken_router(root: Finding, found: Finding, _depth: dict[str | 
     A fault that names the experts that it makes unreachable explains only those. Faults of other layers
     explain no load: what a NaN does downstream shows there as that layer's own finding, which follows it.
     """
-    if found.detector not in LOAD_DETECTORS or root.detector not in _ROOTS or root.router != found.router:
+    broken = root.detector in _ROOTS or root.cause == tensor_sizes.ROWS
+    if found.detector not in LOAD_DETECTORS or not broken or root.router != found.router:
         return False
     if root.cause in _HARMLESS:
         return False

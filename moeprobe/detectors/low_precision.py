@@ -2,8 +2,8 @@
 
 ## What it finds
 
-A router that computes its logits, scores or choice in 16 bits and thereby sends a share of the tokens to other
-experts than float32 would.
+A gate that was rounded to 4 bits or so once, whatever dtype holds it now; and a router that computes its
+logits, scores or choice in 16 bits and thereby sends a share of the tokens to other experts than float32 would.
 
 ## Why it matters
 
@@ -13,12 +13,17 @@ the effect is small.
 
 ## How it is measured
 
-The logits are recomputed in float32 from the recorded input of the router and the rule is applied to them; the
-share of tokens whose set of experts differs from the executed one is compared with two bars. It applies where
-the product, the score function or the selection was seen to run in 16 bits.
+From the weights: how many of 16 neighbouring entries of the gate are distinct, which is few where all of them
+are multiples of one step. From the probe: the logits are recomputed in float32 from the recorded input of the
+router and the rule is applied to them; the share of tokens whose set of experts differs from the executed one
+is compared with two bars. It applies where the product, the score function or the selection was seen to run in
+16 bits.
 
 ## Limits
 
+- `distinct_share` (0.77): share of distinct values among 16 neighbouring entries of the gate, zeros left out, below
+  which it was rounded to a few levels. It is 0.99 in bfloat16, 0.8 to 0.94 in 8 bits and 0.4 to 0.73 in 4 bits. Where
+  the file itself stores codes, this is an info.
 - `flips_info` (0.02): share of changed sets from which it is mentioned; 2.6 to 7 % is common in bfloat16.
 - `flips_warning` (0.15): share that is a warning; two healthy engines disagree on 10 to 12 %.
 - `min_tokens` (1000): tokens before the share is judged.
@@ -48,6 +53,7 @@ from moeprobe.detectors.wording import percent
 from moeprobe.findings.evidence import Evidence
 
 ROUNDING = "the router computes in 16 bits"
+FEW_LEVELS = "the gate was rounded to a few levels"
 
 _REMEDY = "Run the router in float32 (its input, weight and bias)"
 
@@ -56,6 +62,7 @@ class LowPrecisionLimits(Limits):
     """Bars of low-precision-routing."""
 
     flips_info: float = Field(0.02, gt=0, le=1, description="Changed sets; 2.6 to 7 % is common in bfloat16")
+    distinct_share: float = Field(0.77, gt=0, le=1, description="Distinct of 16 neighbours; 4 bits have 0.4-0.7")
     flips_warning: float = Field(0.15, gt=0, le=1, description="Changed sets; two healthy engines differ by 10-12 %")
     min_tokens: int = Field(1000, ge=1, description="Tokens before the share is judged")
 
@@ -77,6 +84,7 @@ class LowPrecision(Detector[LowPrecisionLimits]):
 
 def _judge(case: Case[LowPrecisionLimits]) -> None:
     router, limits = case.evidence.router, case.limits
+    _judge_levels(case)
     if router.kind == "hash":
         case.skip("a hash table chooses here, not the scores")
         return
@@ -109,4 +117,25 @@ def _judge(case: Case[LowPrecisionLimits]) -> None:
             limit="flips_warning" if high else "flips_info",
             cause=ROUNDING,
             remedy=_REMEDY,
+        )
+
+
+def _judge_levels(case: Case[LowPrecisionLimits]) -> None:
+    weights, limits = case.evidence.weights, case.limits
+    if weights is None or weights.distinct is None:
+        return
+    case.weigh()
+    # Equal rows and columns repeat values as well; they are a fault of another kind.
+    if weights.distinct < limits.distinct_share and not weights.identical_rows:
+        # Stored in codes by a quantiser that says so is a choice; numbers that were rounded before are nobody's.
+        case.find(
+            "warning" if case.evidence.router.stored is None else "info",
+            f"of 16 neighbouring entries of the gate matrix only {percent(weights.distinct)} are distinct (the limit "
+            f"is {percent(limits.distinct_share)}), so it was rounded to a few levels, as 4 bits do, and is held in "
+            f"{weights.dtype}",
+            quantity="share of distinct values among neighbours",
+            measured=weights.distinct,
+            limit="distinct_share",
+            cause=FEW_LEVELS,
+            remedy="Take the gate from the base checkpoint, and leave it out of the quantisation",
         )

@@ -1,8 +1,9 @@
-"""MP401 scale-mismatch: the routed branch has the wrong size.
+"""MP401 scale-mismatch: the routed branch, or a tensor of it, has the wrong size.
 
 ## What it finds
 
-A routed branch that was scaled wrongly: a `routed_scaling_factor` that was lost or applied twice, a norm
+Gate rows, experts, shared experts and norm gains that are zero or of a scale far off their siblings', by name; and
+a routed branch that was scaled wrongly: a `routed_scaling_factor` that was lost or applied twice, a norm
 over the chosen experts that was dropped, one layer of a size unlike the others, or a branch that is all
 but absent.
 
@@ -12,6 +13,11 @@ Every token is affected, yet short benchmarks hardly show it: a factor applied t
 92 to 25 %, a shared branch at 0.4 of its size cost 1 % on short answers and ruined long ones.
 
 ## How it is measured
+
+From the weights, also where nothing runs: the norms of the gate's rows; the root mean square of every matrix of every
+expert (a sample of 262,144 entries an expert) against the median expert of its layer; that of the median
+expert, of the shared expert and of the gain of the norm before the router against their trends over depth. The
+experts and shared experts are not read with `--weights-only`.
 
 The rule fitted to logits and weights is compared with the config. The median over tokens of r =
 ||routed|| / ||shared|| (the shared output behind its gate), without a shared expert ||routed|| /
@@ -36,6 +42,12 @@ neighbours.
 - `outlier_sigmas` (6), `outlier_factor` (5): how far log r must stand off the other layers, both needed.
 - `sigma_floor` (0.25): least scatter of log r that the other layers are taken to have.
 - `min_layers` (5): layers with a ratio before any of them can be an outlier.
+- `row_factor` (10), `expert_factor` (4): how far a gate row, or an expert's matrix, must be off the median one. In
+  trained models they stayed within factors of 1.3 and 1.2.
+- `depth_factor` (5): the same for a shared expert, the median expert and a norm gain off their trend over depth; twice
+  over (25) for the first and last layer, which differ by nature. `min_depth` (5): layers that such a trend needs.
+- `size_sigmas` (6), `size_floor` (0.1): robust sigmas of the log size, needed as well, and the least that one is.
+- `size_error` (20): factor from which a tensor off its siblings is an error.
 - `multiplier_low` (0.63), `multiplier_high` (1.6): best multipliers that count as healthy.
 - `gain_errors` (3), `gain_share` (0.01), `layer_gain_share` (0.002): the gain in standard errors, and as a
   share of the loss for the whole model and for one layer.
@@ -60,17 +72,18 @@ sglang pull requests 8511 and 28237; vllm pull request 45037; torchtitan issue 1
 """
 
 import math
-from collections.abc import Sequence
 
 from pydantic import Field
 
+from moeprobe.detectors.branch_size import branch_ratio, trend_offsets
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.promise import breach, measured_factor, weight_tolerance
 from moeprobe.detectors.scale_curve import CurveLimits, correction, culprit, points_to, read_curve
-from moeprobe.detectors.trend import departures
+from moeprobe.detectors.siblings import SizeLimits
+from moeprobe.detectors.tensor_sizes import judge_tensors
 from moeprobe.detectors.wording import number, percent
-from moeprobe.findings.evidence import Evidence, RouterEvidence, ScaleCurve, Weights
+from moeprobe.findings.evidence import Evidence, ScaleCurve, Weights
 
 FACTOR = "the scaling factor is not what the config promises"
 UNNORMALISED = "the weights are not normalised as the config promises"
@@ -84,7 +97,7 @@ _CONFIG = "Set norm_topk_prob and routed_scaling_factor to the family's values a
 _LAYER = "Compare this layer's experts and scales with the base checkpoint"
 
 
-class ScaleMismatchLimits(CurveLimits):
+class ScaleMismatchLimits(CurveLimits, SizeLimits):
     """Bars of scale-mismatch."""
 
     weight_sum_float32: float = Field(1e-3, gt=0, description="Deviation of a float32 weight sum from its promise")
@@ -108,7 +121,7 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
         """One check per router, and one of the whole model by its loss."""
         curves = {curve.router: curve for curve in (evidence.experiments.scale if evidence.experiments else [])}
         cases = self.open(evidence, limits)
-        offsets = _offsets(evidence.routers, limits)
+        offsets = trend_offsets(evidence.routers, limits)
         wrong = culprit(list(curves.values()), limits)
         whole = wrong if wrong is not None and wrong.router is None else None
         for case, offset in zip(cases, offsets, strict=True):
@@ -123,6 +136,7 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
                 _judge_ratio(case, whole)
                 _judge_offset(case, offset, cleared)
             case.keep_worst()
+        judge_tensors(cases)
         model = self.open_model(evidence, limits)
         if None not in curves:
             loss = evidence.experiments.loss if evidence.experiments else None
@@ -201,22 +215,15 @@ def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve, at_fault: b
     return True
 
 
-def _ratio(evidence: RouterEvidence) -> tuple[float | None, bool]:
-    """Median size of the routed branch, and whether it is measured against a shared expert."""
-    sizes = evidence.activations.magnitudes if evidence.activations else None
-    if sizes is None:
-        return None, False
-    if sizes.routed_to_shared is not None:
-        return sizes.routed_to_shared.p50, True
-    return (sizes.routed_to_residual.p50 if sizes.routed_to_residual else None), False
-
-
 def _judge_ratio(case: Case[ScaleMismatchLimits], whole: ScaleCurve | None) -> None:
     """Compare the ratio with very wide bars; ``whole``, if given, says that the whole model has the wrong size."""
-    ratio, shared = _ratio(case.evidence)
+    ratio, shared = branch_ratio(case.evidence)
     beside = "shared expert" if shared else "residual stream"
     if not shared:
-        case.note("no shared expert: compared with the residual stream only")
+        gone = (
+            "the shared expert's output was not measured" if case.evidence.router.shared_experts else "no shared expert"
+        )
+        case.note(f"{gone}: compared with the residual stream only")
     if ratio is None:
         case.skip("the size of the routed branch was not measured")
         return
@@ -237,25 +244,6 @@ def _judge_ratio(case: Case[ScaleMismatchLimits], whole: ScaleCurve | None) -> N
                 cause=cause,
                 remedy=_CONFIG,
             )
-
-
-def _offsets(routers: Sequence[RouterEvidence], limits: ScaleMismatchLimits) -> list[tuple[float, float] | None]:
-    """Offset of log r from the other layers' trend in units of sigma and of log, None where not comparable."""
-    found: list[tuple[float, float] | None] = [None] * len(routers)
-    for against_shared in (True, False):
-        series = [
-            (index, math.log(ratio))
-            for index, (ratio, shared) in enumerate(map(_ratio, routers))
-            if ratio and math.isfinite(ratio) and shared == against_shared and routers[index].router.verified
-        ]
-        if len(series) < limits.min_layers:
-            continue
-        away = departures([level for _, level in series], limits.sigma_floor)
-        for place, ((index, _), departure) in enumerate(zip(series, away, strict=True)):
-            # The residual stream grows with depth: its ends have no neighbours on both sides to tell.
-            if against_shared or 0 < place < len(series) - 1:
-                found[index] = (departure.offset / departure.sigma, departure.offset)
-    return found
 
 
 def _judge_offset(case: Case[ScaleMismatchLimits], offset: tuple[float, float] | None, cleared: bool) -> None:

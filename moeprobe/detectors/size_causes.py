@@ -1,6 +1,6 @@
 """When a routed branch of odd size, or an underflow, is the consequence of another finding of the same router."""
 
-from moeprobe.detectors import scale_mismatch, sqrt_nan
+from moeprobe.detectors import flatness, scale_mismatch, sqrt_nan, tensor_sizes
 from moeprobe.findings.finding import Finding
 
 _SIZES = (scale_mismatch.TOO_LARGE, scale_mismatch.TOO_SMALL, scale_mismatch.OUTLIER)
@@ -16,6 +16,15 @@ def sized_by_another_fault(root: Finding, found: Finding, _depth: dict[str | Non
     broken = root.severity == "error" and root.detector != "scale-mismatch"
     worthless = root.detector in ("untrained-gate", "permuted-experts") and found.router is not None
     return sizes and (broken or worthless) and found.router in (None, root.router)
+
+
+def sized_by_a_tensor(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
+    """Where a tensor of the branch, or of the shared expert beside it, is off, so is the ratio of the two."""
+    if root.cause == flatness.LOW_RANK:
+        # Rows that are multiples of one another have whatever lengths the multiples give.
+        return found.cause == tensor_sizes.ROWS and root.router == found.router
+    sizes = found.detector == "scale-mismatch" and found.cause in _SIZES
+    return sizes and root.cause in tensor_sizes.TENSORS and found.router in (None, root.router)
 
 
 def unsettled_by_another_fault(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:

@@ -2,9 +2,9 @@
 
 ## What it finds
 
-Logits, weights or routed outputs that are not finite; weights that faded because the chosen scores
-underflow; and logits so low that sqrt(softplus(x)) is exactly zero, where one training step turns the
-gate into NaN.
+A tensor of the router or of its experts, logits, weights or routed outputs that are not finite; weights that
+faded because the chosen scores underflow; and logits so low that sqrt(softplus(x)) is exactly zero, where one
+training step turns the gate into NaN.
 
 ## Why it matters
 
@@ -15,16 +15,17 @@ output.
 
 ## How it is measured
 
-On the probe: counts of non-finite values; the sum of the weights over what the declared rule gives for
-the recorded logits; the smallest logit of any expert, chosen or not, against the edge of the dtype in
-which the score function runs: -102.87 in float32, -93 in bfloat16, -17.34 in float16. Where a score is
-exactly zero, a backward pass through the router alone, on the recorded inputs and in the run dtype, confirms
-or refutes it, and names the gate rows that become NaN. Sigmoid and softmax have no such edge,
-since their derivative is zero where they are; sigmoid weights fade from about -40, which the sum of the
-weights shows. From the weights: no input behind an RMS norm can push a logit below -sqrt(D) * ||W_e *
-gamma||; if that stays inside the edge the check says so. Hash layers are judged like the others: their
-table chooses without looking at scores. The check mentions chosen experts below -16.64 (kernels with a
-naive log(1 + exp(x)) give them zero) and below -13.82 (where a clamp at 1e-6 would act) as info.
+From the weights: the rows of the gate, the logit biases, the norm gain before the router and (in a sample) the
+experts' matrices that hold NaN or infinity. On the probe: counts of non-finite values; the sum of the weights
+over what the declared rule gives for the recorded logits; the smallest logit of any expert, chosen or not,
+against the edge of the dtype in which the score function runs: -102.87 in float32, -93 in bfloat16, -17.34 in
+float16. Where a score is exactly zero, a backward pass through the router alone, on the recorded inputs and in
+the run dtype, confirms or refutes it, and names the gate rows that become NaN. Sigmoid and softmax have no such
+edge, since their derivative is zero where they are; sigmoid weights fade from about -40, which the sum of the
+weights shows. From the weights: no input behind an RMS norm can push a logit below -sqrt(D) * ||W_e * gamma||;
+if that stays inside the edge the check says so. Hash layers are judged like the others: their table chooses
+without looking at scores. The check mentions chosen experts below -16.64 (kernels with a naive log(1 + exp(x))
+give them zero) and below -13.82 (where a clamp at 1e-6 would act) as info.
 
 ## Limits
 
@@ -56,6 +57,7 @@ from pydantic import Field
 
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.nonfinite_tensors import judge_nonfinite_tensors
 from moeprobe.detectors.promise import breach, weight_tolerance
 from moeprobe.detectors.scores import score_function, zero_edge
 from moeprobe.detectors.wording import number, percent
@@ -99,11 +101,12 @@ class SqrtNan(Detector[SqrtNanLimits]):
         gradients = evidence.experiments.gradient if evidence.experiments else {}
         cases = self.open(evidence, limits)
         for case in cases:
+            broken = judge_nonfinite_tensors(case)
             _certify(case, evidence.dtype)
             shown = case.activations()
             if shown is None:
                 continue
-            if not _found_nonfinite(case, shown):
+            if not broken and not _found_nonfinite(case, shown):
                 if shown.weights:
                     _judge_fading(case, shown.weights)
                 _judge_edge(case, shown, gradients.get(case.evidence.router.path), evidence.dtype)

@@ -11,7 +11,7 @@ from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
 from moeprobe.findings.unread import Unread
-from moeprobe.findings.weights import ExpertWeights, GateShape
+from moeprobe.findings.weights import Busiest, ExpertWeights, GateShape, NormGain
 
 
 class HashTable(Plain):
@@ -24,6 +24,7 @@ class HashTable(Plain):
     constant: bool
     all_zero: bool
     unreachable: list[int]
+    busiest: Busiest | None = None
 
 
 class GateWeights(Plain):
@@ -32,8 +33,10 @@ class GateWeights(Plain):
     ``logit_bound`` [experts] is the largest absolute logit that any input can cause: sqrt(D) * ||W_e * gamma||
     (Cauchy-Schwarz behind an RMS norm of weight gamma; docs/science.md A2), plus the logit bias where there is one.
     It is None where no RMS norm before the router could be verified. ``nearest_row`` [experts] is the other row of
-    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before. ``dtype`` is that of
-    the matrix, or the format in which a quantised checkpoint stores it.
+    the largest ``row_cosine`` [experts]; the mean row, which prefers nobody, is taken off before. ``directions`` is how
+    many directions hold all but 1e-4 of what the rows differ by, ``distinct`` the share of distinct values among
+    neighbouring entries, ``norm`` the gain of the norm before the router. ``dtype`` is that of the matrix, or the
+    format in which a quantised checkpoint stores it.
     """
 
     dtype: str
@@ -46,6 +49,9 @@ class GateWeights(Plain):
     nearest_row: list[int] | None = None
     row_cosine: list[float] | None = None
     shape: GateShape | None = None
+    directions: int | None = None
+    distinct: float | None = None
+    norm: NormGain | None = None
 
 
 class Load(Plain):

@@ -77,11 +77,12 @@ class Router(Plain):
     ``expert_scale`` names a factor for each expert that the weights hold beside all this, ``logits`` says what the
     recorded logits are. ``bias_on`` says what the selection bias is added to before top-k; ``biased_weights``: only
     scores with the selection bias in them explain the weights. ``output_factor`` is a factor on the experts'
-    output, not contained in the weights. ``origin`` says who named the router: transformers' own declaration, or
-    its shape and place. ``verified`` means that it fired once per forward pass and that the experts received what
-    it returned; ``misdispatched`` that they executed other rows, ``bypassed`` that its block ran without it, and
-    not ``reached`` that the probe holds nothing for it (a vision router under text). ``stored`` says how the file holds
-    the gate where it holds codes (None where it holds numbers, or where it was not read).
+    output, not contained in the weights. ``norm`` is the path of the norm before the router's block. ``origin``
+    says who named the router: transformers' own declaration, or its shape and place. ``verified`` means that it
+    fired once per forward pass and that the experts received what it returned; ``misdispatched`` that they executed
+    other rows, ``bypassed`` that its block ran without it, and not ``reached`` that the probe holds nothing for it
+    (a vision router under text). ``stored`` says how the file holds the gate where it holds codes (None where it holds
+    numbers, or where it was not read).
     """
 
     path: str
@@ -108,6 +109,7 @@ class Router(Plain):
     groups: Groups | None = None
     shared_experts: str | None = None
     shared_gate: bool = False
+    norm: str | None = None
     arithmetic: Arithmetic | None = None
     declared: Declared = Declared()
     origin: Literal["declared", "found"]

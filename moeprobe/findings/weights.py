@@ -20,13 +20,30 @@ class GateShape(Plain):
     kurtosis: float
 
 
+class Busiest(Plain):
+    """The expert that the most rows of a hash table name, and the share of the rows that do."""
+
+    expert: int
+    share: float
+
+
+class NormGain(Plain):
+    """The gain of a norm: path of its module, root mean square (None if not finite), share of positive entries."""
+
+    name: str
+    rms: float | None
+    positive: float
+
+
 class ExpertWeights(Plain):
     """What the routed experts' own tensors say; ``reason`` why they could not be read, else empty.
 
     ``identical``: groups of experts that are equal bit for bit. ``nearest`` [experts] the other expert of the
     largest ``cosine`` [experts] between the flattened tensors. ``coupling``: how far the experts answer
     differently to their own gate row than to the rows of others, in standard errors; 0 +- 1 where gate and
-    experts are unrelated.
+    experts are unrelated. ``rms``: name of a matrix -> [experts] root mean square of its entries, zero only where all
+    are, None where they are not finite; ``shared`` the same for the matrices of the shared expert, by their names in
+    the block.
     """
 
     reason: str = ""
@@ -34,3 +51,5 @@ class ExpertWeights(Plain):
     nearest: list[int] = []
     cosine: list[float] = []
     coupling: float | None = None
+    rms: dict[str, list[float | None]] = {}
+    shared: dict[str, float | None] = {}

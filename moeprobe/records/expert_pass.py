@@ -10,6 +10,7 @@ from moeprobe.findings.weights import ExpertWeights
 from moeprobe.routers.experts import stacked_names
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
+from moeprobe.routers.sizes import shared_sizes
 from moeprobe.routers.tensors import own_tensors
 from moeprobe.routers.weights import ExpertFacts
 
@@ -26,6 +27,7 @@ class ExpertPass:
     def __init__(self, experts: SingleExperts, site: Site) -> None:
         self.path = experts.path
         self._experts = experts
+        self._site = site
         self.position = -1
         """The expert that is in memory; -1 before the first."""
         self._tensors: dict[str, Tensor] = {}
@@ -60,9 +62,10 @@ class ExpertPass:
         """What the weights of all experts say; ``gate`` is the router that the batches showed, None if none did."""
         self.bring(self._experts.count - 1)
         self._tensors = {}
+        shared = shared_sizes(self._site)
         if self._facts is None:
-            return ExpertWeights(reason=self._reason)
-        found = self._facts.value(partial(_equal, self._experts))
+            return ExpertWeights(reason=self._reason, shared=shared)
+        found = self._facts.value(partial(_equal, self._experts), shared)
         return found if self._belongs(gate) else found.model_copy(update={"coupling": None})
 
     def _belongs(self, gate: Gate | None) -> bool:

@@ -33,6 +33,9 @@ QUANTITIES: dict[str, Quantity] = {
     "score": Quantity("score function", at("router.score_function")),
     "factor": Quantity("factor", at("router.scaling_factor")),
     "gate_dtype": Quantity("gate dtype", at("weights.dtype")),
+    "directions": Quantity("directions of the rows", at("weights.directions")),
+    "distinct": Quantity("distinct among neighbours", at("weights.distinct")),
+    "norm_gain": Quantity("norm gain", at("weights.norm.rms")),
     "zero_rows": Quantity("zero rows", at("weights.zero_rows")),
     "identical_rows": Quantity("identical row pairs", at("weights.identical_rows")),
     "nonfinite_rows": Quantity("non-finite rows", at("weights.nonfinite_rows")),
@@ -44,6 +47,7 @@ QUANTITIES: dict[str, Quantity] = {
     "table_outside": Quantity("ids out of range", at(f"{_TABLE}out_of_range")),
     "table_repeats": Quantity("rows with repeats", at(f"{_TABLE}rows_with_repeats")),
     "table_unreachable": Quantity("experts unreachable", at(f"{_TABLE}unreachable")),
+    "table_busiest": Quantity("ids of the busiest expert", at(f"{_TABLE}busiest.share")),
     "hash_mismatches": Quantity("choices off the table", at(f"{_A}hash_use.mismatches")),
     "tokens": Quantity("tokens", at(f"{_A}tokens")),
     "documents": Quantity("documents", at(f"{_A}documents")),
@@ -130,26 +134,26 @@ QUANTITIES: dict[str, Quantity] = {
 EVIDENCE: dict[str, tuple[str, ...]] = {
     "flat-scores": (
         "std", "ties", "rounding", "modal", "token_share", "input_spread",
-        "zero_rows", "identical_rows", "nonfinite_rows",
+        "zero_rows", "identical_rows", "directions",
     ),
     "bias-runaway": (
         "bias_dtype", "bias_stored", "bias_offset", "bias_spread", "bias_iqr", "bias_only",
         "max_vio", "max_vio_unbiased", "balance_law",
     ),
     "sqrt-nan": (
-        "score", "logit_min", "logit_max", "logit_bound", "promise_min", "promise_max", "broken",
+        "score", "nonfinite_rows", "logit_min", "logit_max", "logit_bound", "promise_min", "promise_max", "broken",
         "logit_nonfinite", "weights_nonfinite", "routed_nonfinite",
     ),
-    "scale-mismatch": ("factor", "weight_sum", "promise_min", "promise_max", "shared", "residual"),
+    "scale-mismatch": ("factor", "weight_sum", "promise_min", "promise_max", "shared", "residual", "norm_gain"),
     "hash-boundary": (
-        "kind", "table_outside", "table_repeats", "table_unreachable", "hash_mismatches",
+        "kind", "table_outside", "table_repeats", "table_unreachable", "table_busiest", "hash_mismatches",
         "flips_noise", "margin", "std", "residual", "input_rms", "routed_rms",
     ),
     "dead-experts": ("tokens", "documents", "design_effect", "design_effect_max", "load_min", "unseen", "evenness"),
     "overloaded-experts": (
         "tokens", "documents", "design_effect", "design_effect_max", "load_max", "max_vio", "max_vio_floor",
     ),
-    "low-precision-routing": ("product", "choice_in", "flips_float32", "rounding", "margin"),
+    "low-precision-routing": ("product", "choice_in", "flips_float32", "rounding", "margin", "distinct"),
     "broken-contract": (
         "score", "fit_error", "not_returned", "other_weights", "other_choice", "outside_groups",
         "other_weighting", "other_biased",

@@ -45,7 +45,7 @@ class Gram:
         """Take in the tensors of the next expert."""
         total = sum(tensor.numel() for tensor in tensors.values())
         for name, tensor in tensors.items():
-            sample = _blocks(tensor.reshape(-1), total)
+            sample = sample_of(tensor.reshape(-1), total)
             self._samples.setdefault(name, []).append(sample if self._lasting else sample.clone())
 
     def value(self) -> Tensor:
@@ -64,7 +64,7 @@ class Gram:
         return gram
 
 
-def _blocks(flat: Tensor, total: int) -> Tensor:
+def sample_of(flat: Tensor, total: int) -> Tensor:
     """[blocks, width] view of one tensor's share of the sample; all of it where the expert is small."""
     if total <= _ENTRIES or flat.numel() <= _BLOCK:
         return flat.unsqueeze(0)

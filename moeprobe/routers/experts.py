@@ -56,9 +56,14 @@ def _plain_parameters(site: Site) -> dict[str, nn.Parameter]:
     parameters = dict(site.experts.named_parameters())
     if not parameters:
         raise ValueError("the experts hold no parameters")
-    if any(str(p.dtype) not in _PLAIN for p in parameters.values()):
+    if not all(map(is_plain, parameters.values())):
         raise ValueError("the experts are quantised")
     return parameters
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the entries are the numbers that they say."""
+    return str(tensor.dtype) in _PLAIN
 
 
 def _stacked(parameters: dict[str, nn.Parameter], count: int) -> bool:

@@ -16,7 +16,8 @@ class Gate:
 
     ``weight`` [columns, hidden] and ``logit_bias`` [columns] are None where the logits are not their product
     with the router's input (soft-capped logits, quantised gates). ``selection_bias`` [columns], ``table``
-    [vocabulary, k] of a hash router, ``gamma`` [hidden] of a verified RMS norm right before the router,
+    [vocabulary, k] of a hash router, ``gamma`` [hidden] of a verified RMS norm right before the router, ``gain``
+    [hidden] the stored weight of the norm whose name says that it stands before the block, where nothing ran.
     ``expert_scale`` [experts] factors that the routing weights hold for each expert.
     """
 
@@ -27,6 +28,7 @@ class Gate:
     table: Tensor | None = None
     gamma: Tensor | None = None
     expert_scale: Tensor | None = None
+    gain: Tensor | None = None
 
     def with_router(self, router: Router) -> "Gate":
         """The same tensors under other facts."""

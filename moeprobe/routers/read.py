@@ -78,6 +78,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         groups=chosen.groups if chosen and table is None else None,
         shared_experts=site.shared_name,
         shared_gate=site.shared_gate is not None,
+        norm=call.norm_path,
         arithmetic=arithmetic,
         declared=declared,
         origin="declared" if site.declared else "found",

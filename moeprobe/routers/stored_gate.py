@@ -110,21 +110,24 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
         logit_bias=_fact(plain) if known else None,
         shared_experts=site.shared_name,
         shared_gate=site.shared_gate,
+        norm=None if site.norm is None else site.norm.name.rpartition(".")[0],
         declared=said.declared,
         stored=None if stored is None else Stored(bits=stored.bits, format=stored.words),
         origin="found",
         reason="; ".join(reasons),
     )
-    gamma = None
-    if said.needs_norm and site.norm is not None and site.norm.stored in tensors:
-        gamma = site.norm.of(tensors[site.norm.stored]).float()
+    gain = None
+    if site.norm is not None and site.norm.stored in tensors:
+        gain = site.norm.of(tensors[site.norm.stored]).float()
+        gain = gain if gain.shape == matrix.shape[1:] else None
     return Gate(
         router=router,
         weight=matrix,
         logit_bias=plain[1] if known and plain is not None else None,
         selection_bias=None if bias is None else bias[1],
         table=table,
-        gamma=gamma if gamma is not None and gamma.shape == matrix.shape[1:] else None,
+        gamma=gain if said.needs_norm else None,
+        gain=gain,
     )
 
 

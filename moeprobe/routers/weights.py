@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from moeprobe.findings.evidence import GateWeights, HashTable
-from moeprobe.findings.weights import ExpertWeights
+from moeprobe.findings.weights import Busiest, ExpertWeights, NormGain
 from moeprobe.routers.arithmetic import short
 from moeprobe.routers.coupling import Coupling
 from moeprobe.routers.duplicates import Gram, identical, nearest
@@ -13,6 +13,8 @@ from moeprobe.routers.experts import expert_tensors
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.gate_shape import gate_shape
+from moeprobe.routers.gate_values import direction_count, distinct_share
+from moeprobe.routers.sizes import Sizes, shared_sizes
 
 
 def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
@@ -43,19 +45,34 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
         nearest_row=near,
         row_cosine=cosine,
         shape=gate_shape(experts, gram) if gram is not None else None,
+        directions=direction_count(gram) if gram is not None else None,
+        distinct=distinct_share(weight[: gate.router.experts]) if bool(finite.all()) else None,
+        norm=_norm_gain(gate),
+    )
+
+
+def _norm_gain(gate: Gate) -> NormGain | None:
+    gain = gate.gamma if gate.gain is None else gate.gain
+    if gain is None or gate.router.norm is None:
+        return None
+    gain = gain.detach().double()
+    size = float(gain.square().mean().sqrt())
+    return NormGain(
+        name=gate.router.norm, rms=size if size < float("inf") else None, positive=float((gain > 0).double().mean())
     )
 
 
 def expert_weights(site: Site, gate: Gate) -> ExpertWeights:
     """Equal and similar experts, and whether the gate's rows belong to them."""
+    shared = shared_sizes(site)
     try:
         tensors = expert_tensors(site, gate.router.experts)
     except ValueError as error:
-        return ExpertWeights(reason=str(error))
+        return ExpertWeights(reason=str(error), shared=shared)
     facts = ExpertFacts(gate.router.experts, gate.weight, lasting=True)
     for expert in range(gate.router.experts):
         facts.add(expert, {name: views[expert] for name, views in tensors.items()})
-    return facts.value(lambda one, two: all(torch.equal(views[one], views[two]) for views in tensors.values()))
+    return facts.value(lambda one, two: all(torch.equal(views[one], views[two]) for views in tensors.values()), shared)
 
 
 class ExpertFacts:
@@ -72,17 +89,19 @@ class ExpertFacts:
         rows = None if gate is None else gate.detach()[:count]
         self._several = count > 1
         self._gram = Gram(lasting)
+        self._sizes = Sizes()
         usable = rows is not None and rows.shape[0] == count and bool(torch.isfinite(rows).all())
         self._coupling = Coupling(rows) if rows is not None and usable else None
 
     def add(self, expert: int, tensors: dict[str, torch.Tensor]) -> None:
         """Take in the tensors of the next expert."""
         self._gram.add(tensors)
+        self._sizes.add(tensors)
         if self._coupling is not None:
             self._coupling.add(expert, tensors)
 
-    def value(self, equal: Callable[[int, int], bool]) -> ExpertWeights:
-        """The facts; ``equal`` compares two experts bit by bit."""
+    def value(self, equal: Callable[[int, int], bool], shared: dict[str, float | None]) -> ExpertWeights:
+        """The facts; ``equal`` compares two experts bit by bit, ``shared`` is what the shared expert's tensors say."""
         gram = self._gram.value()
         near, cosine = nearest(gram) if self._several else ([], [])
         return ExpertWeights(
@@ -90,6 +109,8 @@ class ExpertFacts:
             nearest=near,
             cosine=cosine,
             coupling=None if self._coupling is None else self._coupling.value(),
+            rms=self._sizes.value(),
+            shared=shared,
         )
 
 
@@ -142,4 +163,13 @@ def _hash_table(gate: Gate, vocabulary: int | None) -> HashTable | None:
         constant=bool((table == table[0]).all()),
         all_zero=bool((table == 0).all()),
         unreachable=(~reached).nonzero().flatten().tolist(),
+        busiest=_busiest(table, experts),
     )
+
+
+def _busiest(table: torch.Tensor, experts: int) -> Busiest | None:
+    named = table[(table >= 0) & (table < experts)]
+    if not named.numel():
+        return None
+    expert = int(torch.bincount(named, minlength=experts).argmax())
+    return Busiest(expert=expert, share=float((table == expert).any(dim=-1).double().mean()))

@@ -118,6 +118,33 @@ def test_constant_top_1_weights() -> None:
     assert found(learned(facts=one, weights=varied)) == []
     assert found(learned(facts={**one, "renormalised": False}, weights=constant)) == []
     assert found(learned(weights=constant)) == []
+    # Without logits no rule is fitted, and with factors of the experts the sums differ; the weight is as constant.
+    unfitted = learned(facts={**one, "renormalised": None}, weights=constant, logits=None)
+    assert found(unfitted) == [("warning", bc.CONSTANT, 0)]
+    assert found(learned(facts={**one, "renormalised": None}, weights=varied)) == []
+    scaled = weights(smallest_sum=0.5, largest_sum=2.0)
+    assert found(learned(facts={**one, "expert_scale": "scale"}, weights=scaled)) == [("warning", bc.CONSTANT, 0)]
+    assert found(learned(facts={**one, "score_columns": 1}, weights=constant)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "fires"),
+    [
+        ({"declared": Declared(renormalised=True)}, True),
+        ({"declared": Declared(renormalised=True), "top_k": 2}, False),
+        ({"declared": Declared(renormalised=True), "score_columns": 1}, False),
+        ({"declared": Declared(renormalised=True), "kind": "hash"}, False),
+        ({"declared": Declared(renormalised=False)}, False),  # Llama 4 and Switch: the score itself is the weight
+        ({"declared": Declared()}, False),
+        ({"declared": Declared(renormalised=True), "renormalised": False}, False),
+        ({"declared": Declared(), "renormalised": True}, True),
+    ],
+)
+def test_top_1_where_nothing_was_recorded(changed: dict, fires: bool) -> None:
+    """What was measured before a forward pass failed counts more than what the config says."""
+    facts = {"top_k": 1, "renormalised": None, "selection_agreement": None, **changed}
+    seen = learned(facts=facts, weights_only=True)
+    assert found(seen) == ([("warning", bc.CONSTANT, 0)] if fires else [])
 
 
 def test_an_unverified_router_is_failed_unless_it_is_wrong() -> None:

@@ -8,6 +8,7 @@ from moeprobe.detectors import (
     dead_experts,
     flatness,
     hash_boundary,
+    nonfinite_tensors,
     permuted_experts,
     scale_mismatch,
     sqrt_nan,
@@ -20,6 +21,7 @@ from tests.reporting import samples
 
 from .synthetic import (
     EXPERTS,
+    RANDOM,
     TOKENS,
     K,
     around,
@@ -77,9 +79,19 @@ def test_nan_travels_down() -> None:
 def test_a_broken_gate_is_the_root_of_its_nan() -> None:
     gate = learned(2, gate_facts={"nonfinite_rows": [1]}, logits=logits(nonfinite=5))
     later = learned(3, weights=weights(nonfinite=5))
-    root, *rest = findings(gate, later)
-    assert (root.cause, root.follows) == (flatness.NONFINITE_ROWS, None)
-    assert [(f.detector, f.severity, f.follows) for f in rest] == [("sqrt-nan", "info", gate.router.path)] * 2
+    root, consequence = findings(gate, later)
+    assert (root.cause, root.follows) == (nonfinite_tensors.NONFINITE_GATE, None)
+    assert (consequence.cause, consequence.severity) == (sqrt_nan.NONFINITE_WEIGHTS, "info")
+    assert consequence.follows == gate.router.path
+    # What reaches it is broken already, and its gate is broken all the same.
+    both = findings(learned(1, logits=logits(nonfinite=5)), gate)
+    assert [(f.severity, f.follows) for f in both] == [("error", None)] * 2
+
+
+def test_a_router_without_a_gradient_stays_untrained() -> None:
+    top_one = {"facts": {"top_k": 1}, "weights": weights(smallest_sum=1.0, largest_sum=1.0)}
+    fresh = findings(learned(**top_one, expert_facts={"coupling": 0.0}, gate_facts={"shape": RANDOM}))
+    assert [(f.detector, f.follows is None) for f in fresh] == [("broken-contract", True), ("untrained-gate", False)]
 
 
 def test_an_edge_is_not_a_consequence_of_nan_elsewhere() -> None:

@@ -21,7 +21,6 @@ def test_a_healthy_router_is_clean(function: str | None) -> None:
 @pytest.mark.parametrize(
     ("gate_facts", "severity", "cause", "experts"),
     [
-        ({"nonfinite_rows": [2]}, "error", flatness.NONFINITE_ROWS, [2]),
         ({"zero_rows": list(range(EXPERTS))}, "error", flatness.TINY_WEIGHTS, []),
         ({"zero_rows": [1, 5]}, "error", flatness.TINY_WEIGHTS, [1, 5]),
         ({"zero_rows": [5]}, "warning", flatness.TINY_WEIGHTS, [5]),
@@ -34,6 +33,14 @@ def test_weights_alone_are_enough(gate_facts: dict, severity: str, cause: str, e
         assert problems(findings) == [(severity, cause)]
         assert findings[0].experts == experts
         assert checks[0].verdict == "finding"
+
+
+@pytest.mark.parametrize(("directions", "found"), [(1, True), (3, True), (4, False), (15, False), (None, False)])
+def test_rows_that_differ_in_few_directions(directions: int | None, found: bool) -> None:
+    """A quarter of the 15 that 16 rows can have is 3.75."""
+    for weights_only in (True, False):
+        _, findings = run(NAME, learned(gate_facts={"directions": directions}, weights_only=weights_only))
+        assert problems(findings) == ([("error", flatness.LOW_RANK)] if found else [])
 
 
 def test_fixed_columns_beyond_the_experts_may_be_zero() -> None:

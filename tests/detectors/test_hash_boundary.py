@@ -3,7 +3,9 @@
 import pytest
 
 from moeprobe.detectors import hash_boundary
+from moeprobe.detectors.hash_skew import SKEWED
 from moeprobe.findings.evidence import HashUse, RouterEvidence
+from moeprobe.findings.weights import Busiest
 
 from .synthetic import EXPERTS, VOCABULARY, hashed, learned, load, magnitudes, problems, run, selection
 
@@ -129,3 +131,22 @@ def test_sizes_that_were_not_measured_are_not_compared() -> None:
         (hash_boundary.JUMP, 2, "step in the size of the router input")
     ]
     assert run(NAME, *model({"magnitudes": None}))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("share", "severity"),
+    [(0.25, None), (0.399, None), (0.41, "warning"), (0.62, "warning"), (0.63, "error"), (1.0, "error")],
+)
+def test_a_table_that_favours_an_expert(share: float, severity: str | None) -> None:
+    """An even table sends a quarter of the ids to each of 16 experts when 4 are chosen."""
+    _, findings = run(NAME, hashed(0, {"busiest": Busiest(expert=6, share=share)}))
+    assert problems(findings) == ([(severity, SKEWED)] if severity else [])
+    assert all(found.experts == [6] for found in findings)
+
+
+def test_a_short_table_is_uneven_by_chance() -> None:
+    busiest = Busiest(expert=6, share=0.45)
+    assert run(NAME, hashed(0, {"busiest": busiest, "rows": 100, "vocabulary": 100}))[1] == []
+    # A damaged table says so once.
+    both = hashed(0, {"busiest": Busiest(expert=0, share=1.0), "all_zero": True, "constant": True})
+    assert problems(run(NAME, both)[1]) == [("error", hash_boundary.ALL_ZERO)]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from moeprobe.detectors.low_precision import FEW_LEVELS
 from moeprobe.findings.router import Arithmetic
 
 from .synthetic import BFLOAT16, hashed, judged, learned, logits, run, selection
@@ -55,3 +56,13 @@ def test_flat_scores_explain_it() -> None:
     flat = learned(facts={"arithmetic": BFLOAT16}, logits=logits(std=0.001), selection=selection(flips_float32=0.5))
     root, follows = judged(made(flat)).findings
     assert (root.detector, follows.detector, follows.severity) == ("flat-scores", NAME, "info")
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.4, True), (0.7699, True), (0.77, False), (0.99, False), (None, False)])
+def test_a_gate_of_few_levels(share: float | None, found: bool) -> None:
+    for weights_only in (True, False):
+        seen = learned(gate_facts={"distinct": share}, weights_only=weights_only)
+        _, findings = run(NAME, seen)
+        assert [(f.severity, f.cause) for f in findings] == ([("warning", FEW_LEVELS)] if found else [])
+    equal = learned(gate_facts={"distinct": share, "identical_rows": [(0, 1)]})
+    assert run(NAME, equal)[1] == []

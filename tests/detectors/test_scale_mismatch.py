@@ -49,10 +49,12 @@ def test_an_absent_or_huge_branch(ratio: float, cause: str) -> None:
 
 
 def test_no_shared_expert_is_said() -> None:
-    checks, findings = run(NAME, *layers(0.2, shared=False))
-    assert findings == []
-    assert "no shared expert" in checks[0].reason
-    assert checks[0].verdict == "clean"
+    for name, said in ((None, "no shared expert"), ("shared_experts", "the shared expert's output was not measured")):
+        alone = learned(facts={"shared_experts": name}, magnitudes=magnitudes(shared=None, residual=0.2))
+        checks, findings = run(NAME, alone)
+        assert findings == []
+        assert said in checks[0].reason
+        assert checks[0].verdict == "clean"
 
 
 def test_the_factor_of_the_config() -> None:

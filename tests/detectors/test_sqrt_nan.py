@@ -1,13 +1,16 @@
 """sqrt-nan judges what is not finite, what fades and what lies near the edge."""
 
+import math
+
 import pytest
 
-from moeprobe.detectors import sqrt_nan
+from moeprobe.detectors import nonfinite_tensors, sqrt_nan
 from moeprobe.detectors.scores import SQRT_SOFTPLUS_EDGES, sqrt_softplus
 from moeprobe.findings.evidence import Backward, Experiments
 from moeprobe.findings.router import Arithmetic, Declared
+from moeprobe.findings.weights import NormGain
 
-from .synthetic import EXPERTS, hashed, learned, logits, magnitudes, problems, run, weights
+from .synthetic import EXPERTS, bias, gate, hashed, learned, logits, magnitudes, problems, run, weights
 
 NAME = "sqrt-nan"
 
@@ -37,6 +40,29 @@ def test_the_earliest_stage_that_is_not_finite(shown: dict, cause: str) -> None:
     _, findings = run(NAME, learned(**shown))
     assert problems(findings) == [("error", cause)]
     assert findings[0].measured == 2
+
+
+@pytest.mark.parametrize("hash_layer", [False, True])
+def test_tensors_that_are_not_finite_are_the_root(hash_layer: bool) -> None:
+    rows = gate(nonfinite_rows=[2, 7])
+    for shown in (None, {"logits": logits(nonfinite=9), "weights": weights(nonfinite=9)}):
+        router = (hashed() if hash_layer else learned(**(shown or {}))).model_copy(update={"weights": rows})
+        if shown is None:
+            router = router.model_copy(update={"activations": None})
+        checks, findings = run(NAME, router)
+        assert problems(findings) == [("error", nonfinite_tensors.NONFINITE_GATE)]
+        assert (findings[0].experts, findings[0].measured) == ([2, 7], 2)
+        assert checks[0].weighed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_logit_bias_that_is_not_finite(value: float) -> None:
+    values = [0.0] * EXPERTS
+    values[3] = value
+    for weights_only in (True, False):
+        _, findings = run(NAME, learned(facts={"logit_bias": bias(values)}, weights_only=weights_only))
+        assert problems(findings) == [("error", nonfinite_tensors.NONFINITE_BIAS)]
+        assert findings[0].experts == [3]
 
 
 @pytest.mark.parametrize(
@@ -147,3 +173,21 @@ def test_not_judged() -> None:
 def test_the_score_is_stable() -> None:
     assert sqrt_softplus(1000.0) == pytest.approx(1000**0.5)
     assert sqrt_softplus(-60.0) == pytest.approx(9.357622968840175e-14)
+
+
+def test_other_tensors_that_are_not_finite() -> None:
+    gain = NormGain(name="model.layers.0.norm", rms=None, positive=1.0)
+    experts = {"rms": {"down_proj": [1.0, None, *[1.0] * (EXPERTS - 2)]}, "shared": {"shared_expert.up_proj": None}}
+    for weights_only in (True, False):
+        broken = learned(gate_facts={"norm": gain}, expert_facts=experts, weights_only=weights_only)
+        _, findings = run(NAME, broken)
+        assert [f.cause for f in findings] == [
+            nonfinite_tensors.NONFINITE_GAIN,
+            nonfinite_tensors.NONFINITE_EXPERTS,
+            nonfinite_tensors.NONFINITE_SHARED,
+        ]
+        assert [f.experts for f in findings] == [[], [1], []]
+    only = learned(expert_facts={"rms": experts["rms"]}, magnitudes=magnitudes(routed_nonfinite=7))
+    root, consequence = run(NAME, only)[1]
+    assert (root.cause, consequence.cause) == (nonfinite_tensors.NONFINITE_EXPERTS, sqrt_nan.NONFINITE_OUTPUT)
+    assert (root.follows, consequence.follows) == (None, only.router.path)

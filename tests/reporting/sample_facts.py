@@ -1,7 +1,7 @@
 """Parts of the synthetic results that are the same in every layer."""
 
 from moeprobe.findings.contract import Contract
-from moeprobe.findings.weights import ExpertWeights, GateShape
+from moeprobe.findings.weights import Busiest, ExpertWeights, GateShape, NormGain
 
 CONTRACT = Contract(
     executed=10_000,
@@ -17,3 +17,5 @@ CONTRACT = Contract(
 )
 SHAPE = GateShape(rows=16, columns=512, norm_variation=0.2, largest_singular=1.7, cosine_rms=2.0, kurtosis=3.6)
 EXPERTS = ExpertWeights(cosine=[0.02, 0.03], nearest=[1, 0], coupling=8.0)
+BUSIEST = Busiest(expert=3, share=0.03)
+VALUES = {"directions": 15, "distinct": 0.99, "norm": NormGain(name="model.layers.0.norm", rms=0.4, positive=1.0)}

@@ -30,7 +30,7 @@ from moeprobe.findings.evidence import (
 from moeprobe.findings.finding import Check, Finding
 from moeprobe.findings.result import Environment, Model, Result, Unchecked
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Groups, Router
-from tests.reporting.sample_facts import CONTRACT, EXPERTS, SHAPE
+from tests.reporting.sample_facts import BUSIEST, CONTRACT, EXPERTS, SHAPE, VALUES
 
 DETECTORS = ("flat-scores", "bias-runaway", "sqrt-nan", "scale-mismatch", "hash-boundary")
 CODES = dict(zip(DETECTORS, ("MP101", "MP201", "MP301", "MP401", "MP501"), strict=True))
@@ -283,7 +283,7 @@ def _router(
     )  # fmt: skip
     table = HashTable(
         rows=32_000, vocabulary=32_000, out_of_range=0, rows_with_repeats=0, constant=False, all_zero=False,
-        unreachable=[],
+        unreachable=[], busiest=BUSIEST,
     )  # fmt: skip
     weights = GateWeights(
         dtype="bfloat16", nonfinite_rows=[], zero_rows=[], identical_rows=[],
@@ -291,7 +291,7 @@ def _router(
         hash_table=table if by_hash else None,
     )  # fmt: skip
     shown = _activations(dice, layer, experts, by_hash, layer in flat, (3, 7) if layer == runaway else ())
-    weights = weights.model_copy(update={"row_cosine": [0.2] * experts, "shape": SHAPE})
+    weights = weights.model_copy(update={"row_cosine": [0.2] * experts, "shape": SHAPE, **VALUES})
     return RouterEvidence(router=router, weights=weights, experts=EXPERTS, activations=shown)
 
 

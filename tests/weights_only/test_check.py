@@ -55,7 +55,7 @@ def _nan_bias(shards: Shards) -> None:
     ("plant", "detector", "cause", "experts"),
     [
         (_zero_gate, "flat-scores", "gate weights are (nearly) zero", []),
-        (_nan_row, "flat-scores", "gate weights are not finite", [5]),
+        (_nan_row, "sqrt-nan", "gate weights are not finite", [5]),
         (_equal_rows, "flat-scores", "gate rows are equal", [2, 5]),
         (_never, "bias-runaway", "the selection bias outweighs any score (never chosen)", [6]),
         (_always, "bias-runaway", "the selection bias outweighs any score (always chosen)", [6]),
@@ -137,9 +137,51 @@ def test_a_certificate_holds_however_groups_are_ranked(tmp_path: Path) -> None:
     grouped = analyze(write(tmp_path / "m", config, shards), weights_only=True)
     # Expert 2 wins with and without groups; expert 3 shares its group and is second only where groups count.
     assert [(one.experts, one.severity) for one in grouped.problems] == [([2], "error")]
-    shards[3][BIAS] -= 6  # where masked groups count as 0, a negative score loses to one that was left out
+    # Where masked groups count as 0 they beat a negative score, but never expert 2.
+    shards[3][BIAS] -= 6
     masked = analyze(write(tmp_path / "n", config, shards), weights_only=True)
-    assert masked.problems == []
+    assert [(one.experts, one.severity) for one in masked.problems] == [([2], "error")]
+    shards[3][BIAS] = torch.tensor([-5.0, -5, -2, -5, -5, -5, -5, -5])
+    negative = analyze(write(tmp_path / "o", config, shards), weights_only=True)
+    assert negative.problems == []
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_a_runaway_bias_of_the_shape_of_deepseek_v3(tmp_path: Path, offset: float) -> None:
+    config = KIMI | {
+        "model_type": "deepseek_v3", "hidden_size": 32, "n_routed_experts": 256, "n_group": 8, "topk_group": 4,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 1, "moe_intermediate_size": 1,
+    }  # fmt: skip
+    shards = kimi(hidden=32, experts=256, width=1)
+
+    def problems(name: str, **changed: Tensor) -> list[tuple[str, str, int | None, int]]:
+        torch.manual_seed(1)
+        for layer in (1, 2, 3):
+            at = f"model.layers.{layer}.mlp.gate.e_score_correction_bias"
+            shards[layer + 1][at] = offset + 0.1 * torch.randn(256)
+        shards[3][BIAS] = changed.get("bias", shards[3][BIAS])
+        for expert, value in changed.items():
+            if expert != "bias":
+                shards[3][BIAS][int(expert[1:])] = value
+        found = analyze(write(tmp_path / name, config, shards), weights_only=True).problems
+        return [(one.severity, one.cause, one.layer, len(one.experts)) for one in found]
+
+    never, always = (f"the selection bias outweighs any score ({fate} chosen)" for fate in ("never", "always"))
+    assert problems("healthy") == []
+    assert problems("high", e77=torch.tensor(12.0)) == [("error", always, 2, 1)]
+    assert problems("low", e77=torch.tensor(-12.0)) == [("error", never, 2, 1)]
+    halves = torch.tensor([12.0, -12.0])
+    assert problems("blocks", bias=halves.repeat_interleave(128)) == [("error", never, 2, 128)]
+    assert problems("turns", bias=halves.repeat(128)) == [("error", never, 2, 128)]
+
+
+@pytest.mark.parametrize(("top_k", "normalised", "said"), [(1, True, 3), (1, False, 0), (2, True, 0)])
+def test_top_1_with_a_norm_gets_no_gradient(tmp_path: Path, top_k: int, normalised: bool, said: int) -> None:
+    config = KIMI | {"hidden_size": 256, "num_experts_per_tok": top_k, "norm_topk_prob": normalised}
+    result = analyze(write(tmp_path / "m", config, kimi(hidden=256)), weights_only=True)
+    found = [(one.detector, one.cause) for one in result.findings if one.detector != "bias-runaway"]
+    assert found == [("broken-contract", "top-1 weights are constant")] * said
+    assert [one.severity for one in result.problems] == ["warning"] * min(said, 1)
 
 
 def test_neither_torch_models_nor_code_of_the_checkpoint_are_imported(tmp_path: Path) -> None:

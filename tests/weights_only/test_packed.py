@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moeprobe.detectors.low_precision import FEW_LEVELS
 from moeprobe.pipeline import analyze
 from tests.commandline import Moeprobe
 from tests.packed import Packed, every_format
@@ -50,9 +51,11 @@ def test_a_packed_gate_is_what_its_numbers_are(packed: Packed, tmp_path: Path) -
         assert one.weights.dtype == one.router.stored.format
         assert one.weights.row_norms == pytest.approx(other.weights.row_norms, rel=1e-5)
         assert one.router.selection_bias == other.router.selection_bias
-    assert [(one.detector, one.cause, one.experts) for one in found.findings] == [
-        (one.detector, one.cause, one.experts) for one in plain.findings
-    ]
+    told = [sorted((one.detector, one.cause, one.experts) for one in each.findings) for each in (found, plain)]
+    assert told[0] == told[1]
+    # That a quantiser stored few levels is worth knowing; that somebody rounded the numbers before needs eyes.
+    levels = [{one.severity for one in result.findings if one.cause == FEW_LEVELS} for result in (found, plain)]
+    assert levels in ([{"info"}, {"warning"}], [set(), set()])
 
 
 def test_a_fault_in_a_packed_gate_is_found(moeprobe: Moeprobe, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.errors import NotMoEError
-from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.evidence import Evidence, RouterEvidence
 from moeprobe.records.recorder import record
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
@@ -16,6 +17,7 @@ from moeprobe.weights_scan import scan
 from tests.zoo.case import Case, arguments, batch, build
 from tests.zoo.zoo import ZOO
 
+BY_TENSORS = ("flat-scores", "sqrt-nan", "scale-mismatch", "hash-boundary", "low-precision-routing")
 UNNAMED = {"doge"}
 """Its router is a product of keys inside a block without a child named experts."""
 NO_PRODUCT = {"zaya"}
@@ -54,6 +56,10 @@ def test_the_files_say_what_the_model_says(case: Case, hub_layout: bool, tmp_pat
         paths = [path for path in paths if ".decoder." in path]
     assert sorted(one.router.path for one in found.routers) == sorted(paths)
     gates = _recorded(case, model)
+    judged = judge(
+        Evidence(model_type="", dtype="float32", routers=found.routers), choose(BY_TENSORS), resolve_limits({})
+    )
+    assert [one.message for one in judged.findings if one.severity != "info"] == []
     for one in found.routers:
         if one.router.path in gates:
             _compare(case, one, gates[one.router.path])
@@ -81,6 +87,11 @@ def _compare(case: Case, one: RouterEvidence, gate: Gate) -> None:
     bound, verified = now.pop("logit_bound"), then.pop("logit_bound")
     if bound is not None:
         assert bound == pytest.approx(verified)
+    norm, checked = now.pop("norm"), then.pop("norm")
+    if norm is not None and checked is not None:
+        assert norm["name"] == checked["name"]
+        # A gain that is stored without its offset of one is around zero.
+        assert norm["rms"] == pytest.approx(checked["rms"]) or norm["positive"] < 0.99
     if case.name in SCALED:
         factors = {round(a / b, 4) for a, b in zip(now.pop("row_norms"), then.pop("row_norms"), strict=True)}
         assert len(factors) == 1
