@@ -1,16 +1,19 @@
 """Load a checkpoint: an empty skeleton, the model with all its weights, the tokenizer."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moeprobe.checkpoint.auto import choose_class
+from moeprobe.checkpoint.config_sizes import refuse_other_sizes
+from moeprobe.checkpoint.config_values import refuse_contradictions
 from moeprobe.checkpoint.failures import first_line, loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.missing import check_missing, check_shapes
-from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.open import Checkpoint, has_native_class
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import IncompleteError, OptionError, UnsafeError
 
@@ -42,13 +45,24 @@ def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "Pre
     """The model on the meta device: every module and shape, no weights read, no memory used.
 
     Raises:
-        CheckpointError: the config does not make a model.
+        CheckpointError: the config does not make a model, or another than the files hold; the message has the field.
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
     """
-    with loading(checkpoint):
-        chosen = choose_class(checkpoint, trust_remote_code)
-        with torch.device("meta"):
-            model = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
+    make = partial(_empty, trust_remote_code=trust_remote_code)
+    # Without its code a copy of the config makes nothing.
+    native = has_native_class(checkpoint.model_type)
+    with loading(checkpoint, make=make if native else None):
+        return make(checkpoint)
+
+
+def _empty(checkpoint: Checkpoint, trust_remote_code: bool) -> "PreTrainedModel":
+    chosen = choose_class(checkpoint, trust_remote_code)
+    if not chosen.left_out:
+        complete = chosen.config.to_dict()
+        refuse_contradictions(complete, checkpoint.source)
+        refuse_other_sizes(complete, checkpoint.shapes, checkpoint.source, checkpoint.config)
+    with torch.device("meta"):
+        model: PreTrainedModel = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
     return model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,167 @@
+"""Hold the sizes that config.json gives against the tensors in the files, before a model is built of them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moeprobe.checkpoint.config_fields import (
+    EXPERTS,
+    LAYERS,
+    MORE_EXPERTS,
+    PREDICTORS,
+    VOCABULARY,
+    WIDTH,
+    Part,
+    is_count,
+    label,
+    parts,
+    shown,
+)
+from moeprobe.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...] | None]
+"""Name of a stored tensor -> its shape, None where only an index was read."""
+
+_STACK = re.compile(r"^((?:[^.]+\.)*?(?:layers|layer|h|blocks|block|resblocks))\.(\d+)\.")
+_PREDICTS = re.compile(r"(^|\.)(eh_proj|enorm|hnorm|shared_head|mtp\w*|nextn\w*|embed_tokens|token_layernorm)(\.|$)")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed|shared)\.weight$")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_NOT_TEXT = re.compile(r"vis|audio|image|speech|sam_|resampler|tower|predictor|timestamp|mtp|diar|sound")
+
+
+def refuse_other_sizes(config: dict[str, Any], shapes: Shapes, source: str, raw: dict[str, Any] | None = None) -> None:
+    """Do nothing if layers, experts and embedding of the config are those of the files.
+
+    Args:
+        config: the config, as it is or with transformers' defaults.
+        shapes: all tensors of the files; none known refuses nothing.
+        source: folder or hub id, for the message.
+        raw: config.json as it is, where ``config`` has defaults.
+
+    Raises:
+        CheckpointError: a number differs; the message has the field, both numbers, and where the files show theirs.
+
+    """
+    if not shapes:
+        return
+    stacks = _stacks(shapes)
+    for part in parts(config):
+        for key, fault in (*_layers(part, stacks), *_experts(part, config, shapes), *_embedding(part, config, shapes)):
+            given = raw is None or _is_said(raw, part.path, key)
+            start = "" if given else f"{label(source)} does not say {part.name(key)}, so transformers takes its own: "
+            end = f" ({label(source)})" if given else ""
+            raise CheckpointError(
+                f"{start}{part.name(key)} is {shown(part.values[key])}, and {fault}{end}; "
+                "config.json and the weights belong to different models, or one of them is damaged: get both again."
+            )
+
+
+def _is_said(raw: dict[str, Any], path: tuple[str, ...], key: str) -> bool:
+    for name in path:
+        below = raw.get(name)
+        if not isinstance(below, dict):
+            return False
+        raw = below
+    return key in raw
+
+
+def _stacks(shapes: Shapes) -> dict[str, int]:
+    """Number of layers of every stack of the files, by its path; layers that predict further tokens do not count."""
+    indexes: dict[str, set[int]] = defaultdict(set)
+    predict: dict[str, set[int]] = defaultdict(set)
+    for name in shapes:
+        match = _STACK.match(name)
+        if match is not None:
+            indexes[match[1]].add(int(match[2]))
+            if _PREDICTS.search(name[match.end() :]):
+                predict[match[1]].add(int(match[2]))
+    return {path: max(found - predict[path], default=-1) + 1 for path, found in indexes.items()}
+
+
+def _layers(part: Part, stacks: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Fields of a part that count other layers than any stack has."""
+    said = [name for name in LAYERS if is_count(part.values.get(name))]
+    if not stacks or not said:
+        return
+    text = {path: count for path, count in stacks.items() if not _NOT_TEXT.search(path)} if part.text else stacks
+    if not text:
+        return
+    path, most = max(text.items(), key=lambda item: item[1])
+    predictors = sum(_count(part.values[name]) for name in part.matching(PREDICTORS))
+    fits = {count - more for count in text.values() for more in (0, predictors)}
+    for name in said:
+        number = part.values[name]
+        # Another part than the language model may have no weights here, so there only what no file holds is refused.
+        if number in fits or (not part.text and number <= max(100, 4 * most)):
+            continue
+        if number > most or len(said) == 1:
+            yield name, f"the files hold {most} layers ({path}.0 to {path}.{most - 1})"
+
+
+def _experts(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """Numbers of experts that are not those of the files."""
+    said = part.matching(EXPERTS)
+    held, example = 0, ""
+    if not said:
+        return
+    for name in shapes:
+        match = _EXPERT.search(name)
+        if match is not None and int(match[1]) >= held and not (part.text and _NOT_TEXT.search(name)):
+            held, example = int(match[1]) + 1, name
+    if not held:
+        yield from _fused(part, said, shapes)
+        return
+    more = sum(_count(part.values.get(name)) for name in MORE_EXPERTS)
+    fits = {number for name in said for number in (sum(_all(part.values[name])), *_all(part.values[name]))}
+    fits |= {number + more for number in fits}
+    if "vision_config" in config:  # a layer may hold as many for images, behind those for text
+        fits |= {2 * number for number in fits}
+    if held in fits or (not part.text and any(fits)):
+        return
+    yield said[0], f"the files hold {held} experts a layer (the last is {example})"
+
+
+def _fused(part: Part, said: list[str], shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """The same where the experts of a layer are one tensor."""
+    held = {
+        shape[0]: name
+        for name, shape in shapes.items()
+        if shape is not None and len(shape) == 3 and ".experts." in name and not _NOT_TEXT.search(name)
+    }
+    counts = {number for name in said for number in _all(part.values[name])}
+    if not held or not part.text or counts & set(held):
+        return
+    number, example = max(held.items())
+    yield said[0], f"the files hold {number} experts a layer ({example})"
+
+
+def _embedding(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """Rows and width of the embedding of a language model."""
+    if not part.text or VOCABULARY not in part.values:
+        return
+    found = {
+        name: shape
+        for name, shape in shapes.items()
+        if shape is not None and len(shape) == 2 and _EMBEDDING.search(name) and not _NOT_TEXT.search(name)
+        and _STACK.match(name) is None
+    }  # fmt: skip
+    if not found:
+        return
+    name, shape = min(found.items(), key=lambda item: len(item[0]))
+    rows = part.values[VOCABULARY]
+    if is_count(rows) and rows > shape[0] and rows not in {held[0] for held in found.values()}:
+        yield VOCABULARY, f"{name} has {shape[0]} rows"
+    key = part.first(WIDTH)
+    if key is not None and is_count(part.values[key]) and part.values[key] not in {held[1] for held in found.values()}:
+        narrower = [value for one in parts(config) for value in one.values.values() if value == shape[1]]
+        if part.values[key] > shape[1] or not narrower:
+            yield key, f"{name} is {shape[1]} wide"
+
+
+def _all(value: Any) -> list[int]:
+    return [number for number in (value if isinstance(value, list) else [value]) if is_count(number)]
+
+
+def _count(value: Any) -> int:
+    return value if is_count(value) else 0
