@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeprobe.checkpoint.config_sizes import refuse_other_sizes
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor, module_tensors
 from moeprobe.checkpoint.open import has_native_class
@@ -95,6 +96,9 @@ def scan(
         stored = open_stored(str(model), revision, suits)
         headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
         names = [name for shard in stored.shards.values() for name in shard] or list(headers)
+        known = has_native_class(stored.model_type)
+        shapes = {name: headers[name].shape if name in headers else None for name in names}
+        refuse_other_sizes(stored.config, shapes, stored.source, exact=known)
         few, experts = fold_experts(names)
         tensors = module_tensors(stored.config, few)
         sites = find_stored_sites(tensors, experts)
@@ -103,8 +107,8 @@ def scan(
                 f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or "
                 "one of a layout that only the loaded model shows (see `moeprobe analyze`)."
             )
-        config = read_config(stored.config)
-        said = read_said(config, known=has_native_class(stored.model_type))
+        config = read_config(stored.config, stored.source)
+        said = read_said(config, known=known)
         wanted = {site.path: _wanted(site, said.needs_norm) for site in sites}
         if not headers:
             here = {name for names in wanted.values() for name in names}

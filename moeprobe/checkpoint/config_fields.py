@@ -35,12 +35,14 @@ NESTED = (
 """What is an object in every config that has it."""
 
 _DEEPEST = 8
+_FLOAT = "__float__"
 
 
 @dataclass(frozen=True)
 class Part:
     """One object of a config. ``path`` names it, () for the whole; ``text`` says whether it may describe a language
-    model."""
+    model.
+    """
 
     path: tuple[str, ...]
     values: dict[str, Any]
@@ -72,6 +74,17 @@ def _below(part: Part) -> Iterator[Part]:
         if isinstance(value, dict) and key != "quantization_config":
             text = part.text and key in (*TEXT, "thinker_config")
             yield from _below(Part((*part.path, str(key)), value, text))
+
+
+def special_floats(value: Any) -> Any:
+    """A config whose NaN and infinities are floats, which transformers writes as ``{"__float__": "NaN"}``."""
+    if isinstance(value, list):
+        return [special_floats(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_FLOAT} and str(value[_FLOAT]) in ("NaN", "Infinity", "-Infinity"):
+        return float(value[_FLOAT])
+    return {key: special_floats(one) for key, one in value.items()}
 
 
 def shown(value: Any) -> str:

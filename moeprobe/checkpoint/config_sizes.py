@@ -30,7 +30,9 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _NOT_TEXT = re.compile(r"vis|audio|image|speech|sam_|resampler|tower|predictor|timestamp|mtp|diar|sound")
 
 
-def refuse_other_sizes(config: dict[str, Any], shapes: Shapes, source: str, raw: dict[str, Any] | None = None) -> None:
+def refuse_other_sizes(
+    config: dict[str, Any], shapes: Shapes, source: str, raw: dict[str, Any] | None = None, *, exact: bool = False
+) -> None:
     """Do nothing if layers, experts and embedding of the config are those of the files.
 
     Args:
@@ -38,6 +40,8 @@ def refuse_other_sizes(config: dict[str, Any], shapes: Shapes, source: str, raw:
         shapes: all tensors of the files; none known refuses nothing.
         source: folder or hub id, for the message.
         raw: config.json as it is, where ``config`` has defaults.
+        exact: whether the embedding must have as many rows as the vocabulary has tokens, as it must for transformers;
+            code of a checkpoint may well fill it up.
 
     Raises:
         CheckpointError: a number differs; the message has the field, both numbers, and where the files show theirs.
@@ -47,7 +51,8 @@ def refuse_other_sizes(config: dict[str, Any], shapes: Shapes, source: str, raw:
         return
     stacks = _stacks(shapes)
     for part in parts(config):
-        for key, fault in (*_layers(part, stacks), *_experts(part, config, shapes), *_embedding(part, config, shapes)):
+        embedding = _embedding(part, shapes, exact)
+        for key, fault in (*_layers(part, stacks), *_experts(part, config, shapes), *embedding):
             given = raw is None or _is_said(raw, part.path, key)
             start = "" if given else f"{label(source)} does not say {part.name(key)}, so transformers takes its own: "
             end = f" ({label(source)})" if given else ""
@@ -136,7 +141,7 @@ def _fused(part: Part, said: list[str], shapes: Shapes) -> Iterator[tuple[str, s
     yield said[0], f"the files hold {number} experts a layer ({example})"
 
 
-def _embedding(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[tuple[str, str]]:
+def _embedding(part: Part, shapes: Shapes, exact: bool) -> Iterator[tuple[str, str]]:
     """Rows and width of the embedding of a language model."""
     if not part.text or VOCABULARY not in part.values:
         return
@@ -149,14 +154,12 @@ def _embedding(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[t
     if not found:
         return
     name, shape = min(found.items(), key=lambda item: len(item[0]))
-    rows = part.values[VOCABULARY]
-    if is_count(rows) and rows > shape[0] and rows not in {held[0] for held in found.values()}:
+    rows = _count(part.values[VOCABULARY])
+    if rows and rows not in {held[0] for held in found.values()} and (exact or rows > shape[0]):
         yield VOCABULARY, f"{name} has {shape[0]} rows"
     key = part.first(WIDTH)
-    if key is not None and is_count(part.values[key]) and part.values[key] not in {held[1] for held in found.values()}:
-        narrower = [value for one in parts(config) for value in one.values.values() if value == shape[1]]
-        if part.values[key] > shape[1] or not narrower:
-            yield key, f"{name} is {shape[1]} wide"
+    if key is not None and _count(part.values[key]) and part.values[key] not in {held[1] for held in found.values()}:
+        yield key, f"{name} is {shape[1]} wide"
 
 
 def _all(value: Any) -> list[int]:

@@ -22,6 +22,7 @@ from moeprobe.checkpoint.config_fields import (
     label,
     parts,
     shown,
+    special_floats,
 )
 from moeprobe.errors import CheckpointError
 
@@ -34,6 +35,7 @@ _COUNTED = (
     *GROUPS, *KEPT_GROUPS, *MORE_EXPERTS, "head_dim", "intermediate_size", "moe_intermediate_size", "n_shared_experts",
     "num_shared_experts",
 )  # fmt: skip
+_ONE_NUMBER = {*LAYERS, *WIDTH, VOCABULARY} - {"depth"}
 _REAL = re.compile(r"(_eps|^rope_theta|^(moe_)?rout\w+_scaling_factor)$")
 _DTYPE = re.compile(r"^(torch\.)?(half|double|float|bfloat16|u?int\d+|bool|float(16|32|64|4_\w+|6_\w+|8_\w+))$")
 _OF_LAYERS = re.compile(r"layers$|layer_(freq|interval|step|period|offset|start_index|end_index)$|^first_k_dense")
@@ -50,7 +52,7 @@ def refuse_bad_values(config: dict[str, Any], source: str) -> None:
         CheckpointError: a field has a value of another kind, beyond any model, or one that another field excludes.
 
     """
-    for part in parts(config):
+    for part in parts(special_floats(config)):
         for fault in (*_kinds(part), *_contradictions(part)):
             raise CheckpointError(f"{fault} ({label(source)}); correct config.json, or get it again.")
 
@@ -86,8 +88,8 @@ def _kinds(part: Part) -> Iterator[str]:
         elif isinstance(value, float) and math.isnan(value):
             yield f"{name} is NaN, which is no number"
         elif _REAL.search(key):
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-                yield f"{name} is {said}, and must be a finite number"
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value) or value < 0:
+                yield f"{name} is {said}, and must be a finite number that is not negative"
         elif (least := _least(key)) is not None and not (key in LAYERS and isinstance(value, dict)):
             yield from _number(name, value, least, _MOST.get(key, _MOST_LAYERS if PREDICTORS.match(key) else _LARGEST))
         elif _OF_LAYERS.search(key) and is_count(value) and abs(value) > _MOST_LAYERS:
@@ -104,7 +106,7 @@ def _least(key: str) -> int | None:
 
 def _number(name: str, value: Any, least: int, most: int) -> Iterator[str]:
     """Several families give one number a layer, and there 0 or null where a layer has none."""
-    several = isinstance(value, list)
+    several = isinstance(value, list) and bool(value) and name.rpartition(".")[2] not in _ONE_NUMBER
     bound = 0 if several else least
     for number in value if several else [value]:
         if several and (number is None or isinstance(number, list)):

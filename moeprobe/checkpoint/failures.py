@@ -1,12 +1,11 @@
 """Translate whatever transformers raises while it loads into one sentence of the error tree."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOMEM
 
-from moeprobe.checkpoint.blame import Keys, culprits
-from moeprobe.checkpoint.config_fields import label, shown
+from moeprobe.checkpoint.blame import Make, reason, refusal
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, UnsafeError
@@ -17,12 +16,10 @@ _CONVERSION = re.compile(r"^(\S.*?)\s*\|\s*(?:\x1b\[\d+m)?CONVERSION", re.MULTIL
 
 
 @contextmanager
-def loading(
-    checkpoint: Checkpoint, *, progress: bool = False, make: Callable[[Checkpoint], object] | None = None
-) -> Iterator[None]:
+def loading(checkpoint: Checkpoint, *, progress: bool = False, make: Make | None = None) -> Iterator[None]:
     """Within this block transformers is quiet, and what it raises becomes a chained CheckpointError.
 
-    ``make`` does what the block does; with it, the field of config.json is looked for that is to blame.
+    ``make`` does of a config what the block does; with it, the field of config.json is looked for that is to blame.
     """
     said: list[str] = []
     try:
@@ -34,20 +31,8 @@ def loading(
         raise _translate(checkpoint, error, said, make) from error
 
 
-def first_line(error: Exception) -> str:
-    """What the message says first, without its full stop; else the exception's name.
-
-    That is its first line that says something, with the next one where it only announces it.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    announced = len(lines) > 1 and lines[0].endswith(":")
-    return " ".join(lines[: 2 if announced else 1]).rstrip(".") or type(error).__name__
-
-
-def _translate(
-    checkpoint: Checkpoint, error: Exception, said: list[str], make: Callable[[Checkpoint], object] | None
-) -> CheckpointError:
-    source, line = checkpoint.source, first_line(error)
+def _translate(checkpoint: Checkpoint, error: Exception, said: list[str], make: Make | None) -> CheckpointError:
+    source, line = checkpoint.source, reason(error)
     if _is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
@@ -69,22 +54,9 @@ def _translate(
             f"{source} can only be loaded by running its own code; read that code, "
             f"then allow it with --trust-remote-code."
         )
-    blamed = culprits(checkpoint, error, make) if make is not None else []
-    if blamed:
-        fields = " or ".join(f"{'.'.join(keys)} ({_value(checkpoint, keys)})" for keys in blamed)
-        return CheckpointError(
-            f"transformers makes no model of {label(source)}, because of {fields}: {line} ({type(error).__name__}); "
-            "correct config.json, or get it again."
-        )
-    where = f"{label(source)} makes no model" if make is not None else f"transformers cannot load {source}"
-    return CheckpointError(f"{where}: {line} ({type(error).__name__}).")
-
-
-def _value(checkpoint: Checkpoint, keys: Keys) -> str:
-    value: object = checkpoint.config
-    for name in keys:
-        value = value[name] if isinstance(value, dict) else None
-    return shown(value)
+    if make is not None:
+        return refusal(checkpoint.config, source, error, make)
+    return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}).")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,16 +1,18 @@
 """Load a checkpoint: an empty skeleton, the model with all its weights, the tokenizer."""
 
-from dataclasses import dataclass
-from functools import partial
+import json
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moeprobe.checkpoint.auto import choose_class
+from moeprobe.checkpoint.blame import reason
 from moeprobe.checkpoint.config_sizes import refuse_other_sizes
 from moeprobe.checkpoint.config_values import refuse_contradictions
-from moeprobe.checkpoint.failures import first_line, loading
+from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint, has_native_class
@@ -48,11 +50,15 @@ def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "Pre
         CheckpointError: the config does not make a model, or another than the files hold; the message has the field.
         UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
     """
-    make = partial(_empty, trust_remote_code=trust_remote_code)
-    # Without its code a copy of the config makes nothing.
-    native = has_native_class(checkpoint.model_type)
-    with loading(checkpoint, make=make if native else None):
-        return make(checkpoint)
+
+    def make(config: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory(prefix="moeprobe-") as scratch:
+            (Path(scratch) / "config.json").write_text(json.dumps(config))
+            _empty(replace(checkpoint, config=config, folder=Path(scratch)), trust_remote_code)
+
+    # Where its own code makes the model, the config alone makes nothing.
+    with loading(checkpoint, make=make if has_native_class(checkpoint.model_type) else None):
+        return _empty(checkpoint, trust_remote_code)
 
 
 def _empty(checkpoint: Checkpoint, trust_remote_code: bool) -> "PreTrainedModel":
@@ -60,7 +66,7 @@ def _empty(checkpoint: Checkpoint, trust_remote_code: bool) -> "PreTrainedModel"
     if not chosen.left_out:
         complete = chosen.config.to_dict()
         refuse_contradictions(complete, checkpoint.source)
-        refuse_other_sizes(complete, checkpoint.shapes, checkpoint.source, checkpoint.config)
+        refuse_other_sizes(complete, checkpoint.shapes, checkpoint.source, checkpoint.config, exact=True)
     with torch.device("meta"):
         model: PreTrainedModel = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
     return model.eval().requires_grad_(False)
@@ -149,7 +155,7 @@ def load_tokenizer(
                 f"then allow it with --trust-remote-code, or give another with --tokenizer."
             ) from error
         raise IncompleteError(
-            f"The tokenizer of {source} cannot be loaded ({first_line(error)}); give another with --tokenizer."
+            f"The tokenizer of {source} cannot be loaded ({reason(error)}); give another with --tokenizer."
         ) from error
     if len(tokenizer) == 0:
         raise IncompleteError(f"The tokenizer of {source} is empty; give another with --tokenizer.")
