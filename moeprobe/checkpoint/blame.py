@@ -14,7 +14,7 @@ Make = Callable[[dict[str, Any]], object]
 """Makes of a raw config what was to be made of it."""
 
 _Keys = tuple[str, ...]
-_SECONDS = 10.0
+_SECONDS = 6.0
 """How long fields are tried; a skeleton takes from 10 milliseconds to a second."""
 _MOST = 3
 """More fields than these are not named: any of them may be the wrong one."""
@@ -65,7 +65,12 @@ def _named(fields: dict[_Keys, Any], error: Exception) -> list[_Keys]:
         found = [keys for keys in fields if keys[-1] == match[1]]
         # The one whose value is told as well.
         return sorted(found, key=lambda keys: (repr(fields[keys]) not in text, len(keys)))[:1]
-    found = [keys for keys in fields if len(keys[-1]) > 3 and re.search(rf"\b{re.escape(keys[-1])}\b", text)]
+    # A single word such as *main* says nothing unless it is quoted.
+    found = [
+        keys
+        for keys in fields
+        if re.search(rf"\b{re.escape(keys[-1])}\b" if "_" in keys[-1] else rf"['`]{re.escape(keys[-1])}['`]", text)
+    ]
     return found if len(found) <= _MOST else []
 
 

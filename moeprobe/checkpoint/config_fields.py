@@ -23,6 +23,11 @@ LAYERS = (
 """How many layers a stack has."""
 PREDICTORS = re.compile(r"^(num_nextn_predict|num_mtp|mtp_num(_hidden)?|n_mtp)_?(layers|modules)?$|^num_mtp_modules$")
 """How many layers follow the last one to predict further tokens."""
+DENSE = re.compile(
+    r"^(first_k_dense_replace|decoder_sparse_step|mlp_only_layers|mlp_layer_types|(num_)?dense_layers?\w*|moe_layer_\w+|"
+    r"moe_layers|interleave_moe_layer_step|expert_layer_\w+|enable_moe_block|\w*sparse_step|num_sparse_\w+)$"
+)
+"""Which layers have no experts."""
 WIDTH = ("hidden_size", "d_model", "n_embd")
 VOCABULARY = "vocab_size"
 HEADS = ("num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "num_heads", "kv_n_heads")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeprobe.checkpoint.config_fields import (
+    DENSE,
     EXPERTS,
     LAYERS,
     MORE_EXPERTS,
@@ -18,7 +19,7 @@ from moeprobe.checkpoint.config_fields import (
     parts,
     shown,
 )
-from moeprobe.errors import CheckpointError
+from moeprobe.errors import IncompleteError
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Name of a stored tensor -> its shape, None where only an index was read."""
@@ -44,7 +45,7 @@ def refuse_other_sizes(
             code of a checkpoint may well fill it up.
 
     Raises:
-        CheckpointError: a number differs; the message has the field, both numbers, and where the files show theirs.
+        IncompleteError: a number differs; the message has the field, both numbers, and where the files show theirs.
 
     """
     if not shapes:
@@ -56,10 +57,32 @@ def refuse_other_sizes(
             given = raw is None or _is_said(raw, part.path, key)
             start = "" if given else f"{label(source)} does not say {part.name(key)}, so transformers takes its own: "
             end = f" ({label(source)})" if given else ""
-            raise CheckpointError(
+            raise IncompleteError(
                 f"{start}{part.name(key)} is {shown(part.values[key])}, and {fault}{end}; "
                 "config.json and the weights belong to different models, or one of them is damaged: get both again."
             )
+
+
+def refuse_hidden_experts(config: dict[str, Any], shapes: Shapes, source: str) -> None:
+    """Do nothing if the files hold no experts; to be called where the config makes a model without any.
+
+    Raises:
+        IncompleteError: they do.
+
+    """
+    held = next((name for name in shapes if _EXPERT.search(name) or ".experts." in name), None)
+    if held is None:
+        return
+    fields = [
+        f"{part.name(name)} ({shown(part.values[name])})"
+        for part in parts(config)
+        for name in (*part.matching(EXPERTS), *part.matching(DENSE))
+        if part.text
+    ]
+    raise IncompleteError(
+        f"By {label(source)} no layer has experts, and the files hold some ({held}): look at "
+        f"{' and '.join(fields[:6]) or 'what it says about experts'}, or get config.json again."
+    )
 
 
 def _is_said(raw: dict[str, Any], path: tuple[str, ...], key: str) -> bool:

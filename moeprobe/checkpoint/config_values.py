@@ -35,6 +35,8 @@ _COUNTED = (
     *GROUPS, *KEPT_GROUPS, *MORE_EXPERTS, "head_dim", "intermediate_size", "moe_intermediate_size", "n_shared_experts",
     "num_shared_experts",
 )  # fmt: skip
+_ANY_LENGTH = re.compile(r"max|length|_id")
+"""Where some configs write an enormous number for *no bound*."""
 _ONE_NUMBER = {*LAYERS, *WIDTH, VOCABULARY} - {"depth"}
 _REAL = re.compile(r"(_eps|^rope_theta|^(moe_)?rout\w+_scaling_factor)$")
 _DTYPE = re.compile(r"^(torch\.)?(half|double|float|bfloat16|u?int\d+|bool|float(16|32|64|4_\w+|6_\w+|8_\w+))$")
@@ -83,6 +85,10 @@ def _kinds(part: Part) -> Iterator[str]:
         elif key in ("dtype", "torch_dtype") and not isinstance(value, dict):
             if not isinstance(value, str) or not _DTYPE.match(value):
                 yield f"{name} is {said}, which is no dtype of torch"
+        elif key == "architectures" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            yield f"{name} is {said}, and must be a list of names of classes"
+        elif key == "rope_theta" and value == 0:
+            yield f"{name} is {said}, and must be a positive number"
         elif key == "rope_type" and not isinstance(value, str):
             yield f"{name} is {said}, and must be the name of a kind of position embedding"
         elif isinstance(value, float) and math.isnan(value):
@@ -94,6 +100,8 @@ def _kinds(part: Part) -> Iterator[str]:
             yield from _number(name, value, least, _MOST.get(key, _MOST_LAYERS if PREDICTORS.match(key) else _LARGEST))
         elif _OF_LAYERS.search(key) and is_count(value) and abs(value) > _MOST_LAYERS:
             yield f"{name} is {said}, more than any model has layers"
+        elif is_count(value) and abs(value) >= 2**63 and not _ANY_LENGTH.search(key):
+            yield f"{name} is {said}, more than 64 bits hold"
 
 
 def _least(key: str) -> int | None:
@@ -129,7 +137,7 @@ def _contradictions(part: Part) -> Iterator[str]:
     total = experts + sum(_most(part.values.get(name)) for name in MORE_EXPERTS)
     chosen = {name: _numbers(part.values[name]) for name in part.matching(TOP_K)}
     for name, numbers in chosen.items():
-        if numbers and min(numbers) < 1:
+        if part.values[name] == 0:
             yield f"{part.name(name)} is {shown(part.values[name])}, and a token must be sent to at least one expert"
         elif numbers and max(numbers) > total:
             yield (

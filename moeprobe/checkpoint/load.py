@@ -1,8 +1,6 @@
-"""Load a checkpoint: an empty skeleton, the model with all its weights, the tokenizer."""
+"""Load a checkpoint: the model with all its weights, the tokenizer."""
 
-import json
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +8,12 @@ import torch
 
 from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.blame import reason
-from moeprobe.checkpoint.config_sizes import refuse_other_sizes
-from moeprobe.checkpoint.config_values import refuse_contradictions
 from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.missing import check_missing, check_shapes
-from moeprobe.checkpoint.open import Checkpoint, has_native_class
+from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
+from moeprobe.checkpoint.skeleton import skeletons
 from moeprobe.errors import IncompleteError, OptionError, UnsafeError
 
 if TYPE_CHECKING:
@@ -41,35 +38,6 @@ class Loaded:
     model: "PreTrainedModel"
     missing: list[str]
     left_out: tuple[str, ...] = ()
-
-
-def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The model on the meta device: every module and shape, no weights read, no memory used.
-
-    Raises:
-        CheckpointError: the config does not make a model, or another than the files hold; the message has the field.
-        UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
-    """
-
-    def make(config: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory(prefix="moeprobe-") as scratch:
-            (Path(scratch) / "config.json").write_text(json.dumps(config))
-            _empty(replace(checkpoint, config=config, folder=Path(scratch)), trust_remote_code)
-
-    # Where its own code makes the model, the config alone makes nothing.
-    with loading(checkpoint, make=make if has_native_class(checkpoint.model_type) else None):
-        return _empty(checkpoint, trust_remote_code)
-
-
-def _empty(checkpoint: Checkpoint, trust_remote_code: bool) -> "PreTrainedModel":
-    chosen = choose_class(checkpoint, trust_remote_code)
-    if not chosen.left_out:
-        complete = chosen.config.to_dict()
-        refuse_contradictions(complete, checkpoint.source)
-        refuse_other_sizes(complete, checkpoint.shapes, checkpoint.source, checkpoint.config, exact=True)
-    with torch.device("meta"):
-        model: PreTrainedModel = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
-    return model.eval().requires_grad_(False)
 
 
 def load_model(
@@ -107,7 +75,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # reported below by name; transformers' own error names nothing
             **options,
         )
-    check_shapes(checkpoint, info["mismatched_keys"])
+    check_shapes(checkpoint, info["mismatched_keys"], skeletons(checkpoint, trust_remote_code))
     missing = check_missing(checkpoint, model, info["missing_keys"], info["unexpected_keys"])
     return Loaded(model.eval().requires_grad_(False), missing, chosen.left_out)
 

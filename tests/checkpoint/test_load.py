@@ -12,8 +12,9 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moeprobe.checkpoint.load import load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.load import load_model, load_tokenizer
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
+from moeprobe.checkpoint.skeleton import skeleton
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, OptionError, UnsafeError
 
 KINDS = ["llama", "mixtral", "deepseek_v3", "deepseek_v4"]
