@@ -22,7 +22,7 @@ from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
 from moeprobe.checkpoint.weights import refuse_broken_promises
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.result import NEEDS_FORWARD, Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
 from moeprobe.routers.stored_gate import read_said, read_stored
@@ -123,7 +123,7 @@ def scan(
         except ValueError as error:
             not_checked.append(Unchecked(what=site.path, why=str(error)))
     not_checked += [
-        Unchecked(what="everything that needs a forward pass", why=WHY),
+        Unchecked(what=NEEDS_FORWARD, why=WHY),
         Unchecked(what="the experts' weights", why=WHY),
     ]
     facts = _describe(stored, headers, config, entries)

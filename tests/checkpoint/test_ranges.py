@@ -14,7 +14,9 @@ from tests.weights_only.stored import KIMI, kimi, write
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "tiny", KIMI | {"hidden_size": 4096, "n_routed_experts": 32}, kimi(hidden=4096, experts=32, width=8))
+    return write(
+        tmp_path / "tiny", KIMI | {"hidden_size": 4096, "n_routed_experts": 32}, kimi(hidden=4096, experts=32, width=8)
+    )
 
 
 @pytest.fixture

@@ -22,7 +22,10 @@ def damaged(source: Path, target: Path, suffix: str, value: int) -> Path:
 def test_hash_table_out_of_range(moeprobe: Moeprobe, bundled: Path, tmp_path: Path) -> None:
     folder = damaged(bundled, tmp_path / "model", "tid2eid", 16)
     outcome = moeprobe("analyze", folder, "-o", "out", "--max-tokens", 2000)
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 2
+    assert "forward pass fails" in outcome.sentence
+    assert "Only what the weights show was judged" in outcome.sentence
+    assert "Report: " in outcome.out
     result = Result.load("out/result.json")
     (root,) = [f for f in result.problems if f.follows is None]
     assert (root.detector, root.layer, root.severity) == ("hash-boundary", 1, "error")

@@ -200,7 +200,9 @@ def test_damaged_files(moeprobe: Moeprobe, tmp_path: Path) -> None:
 
 
 def test_what_the_names_do_not_tell(moeprobe: Moeprobe, tmp_path: Path) -> None:
-    dense = write(tmp_path / "d", KIMI | {"num_hidden_layers": 1}, [{"model.layers.0.mlp.gate_proj.weight": torch.zeros(4, 4)}])
+    dense = write(
+        tmp_path / "d", KIMI | {"num_hidden_layers": 1}, [{"model.layers.0.mlp.gate_proj.weight": torch.zeros(4, 4)}]
+    )
     done = moeprobe("check", str(dense), "--weights-only")
     assert (done.code, "named like a router" in done.err) == (2, True)
     shards = kimi(hidden=256)
