@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 _STACK = re.compile(r"^((?:[^.]+\.)*?(?:layers|layer|h|blocks|block|resblocks))\.(\d+)\.")
 _PREDICTS = re.compile(r"(^|\.)(eh_proj|enorm|hnorm|shared_head|mtp\w*|nextn\w*|embed_tokens|token_layernorm)(\.|$)")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed|shared)\.weight$")
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(?:expert_)?(\d+)\.")
 _NOT_TEXT = re.compile(r"vis|audio|image|speech|sam_|resampler|tower|predictor|timestamp|mtp|diar|sound")
 
 
