@@ -11,6 +11,7 @@ from moeprobe.checkpoint.config_fields import (
     LAYERS,
     MORE_EXPERTS,
     PREDICTORS,
+    TOP_K,
     VOCABULARY,
     WIDTH,
     Part,
@@ -128,40 +129,44 @@ def _layers(part: Part, stacks: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _experts(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[tuple[str, str]]:
-    """Numbers of experts that are not those of the files."""
-    said = part.matching(EXPERTS)
-    held, example = 0, ""
-    if not said:
+    """Numbers of experts that are not those of the files, or more for a token than there are."""
+    said, chosen = part.matching(EXPERTS), part.matching(TOP_K)
+    single, fused = _single(part, shapes), _fused(part, shapes)
+    if not (said or chosen) or not (single or fused):
         return
-    for name in shapes:
-        match = _EXPERT.search(name)
-        if match is not None and int(match[1]) >= held and not (part.text and _NOT_TEXT.search(name)):
-            held, example = int(match[1]) + 1, name
-    if not held:
-        yield from _fused(part, said, shapes)
+    held, example = max((single or fused).items())
+    fault = f"the files hold {held} experts a layer ({example})"
+    if not said:
+        for name in chosen if part.text else ():
+            if max(_all(part.values[name]), default=0) > held:
+                yield name, fault
         return
     more = sum(_count(part.values.get(name)) for name in MORE_EXPERTS)
     fits = {number for name in said for number in (sum(_all(part.values[name])), *_all(part.values[name]))}
     fits |= {number + more for number in fits}
     if "vision_config" in config:  # a layer may hold as many for images, behind those for text
         fits |= {2 * number for number in fits}
-    if held in fits or (not part.text and any(fits)):
-        return
-    yield said[0], f"the files hold {held} experts a layer (the last is {example})"
+    if not fits & set(single or fused) and (part.text or not any(fits)):
+        yield said[0], fault
 
 
-def _fused(part: Part, said: list[str], shapes: Shapes) -> Iterator[tuple[str, str]]:
-    """The same where the experts of a layer are one tensor."""
-    held = {
+def _single(part: Part, shapes: Shapes) -> dict[int, str]:
+    """The most experts that a layer holds as tensors of their own, with the name of the last one's."""
+    held, example = 0, ""
+    for name in shapes:
+        match = _EXPERT.search(name)
+        if match is not None and int(match[1]) >= held and not (part.text and _NOT_TEXT.search(name)):
+            held, example = int(match[1]) + 1, name
+    return {held: example} if held else {}
+
+
+def _fused(part: Part, shapes: Shapes) -> dict[int, str]:
+    """Numbers of experts that are one tensor together, each with the name of one."""
+    return {
         shape[0]: name
         for name, shape in shapes.items()
-        if shape is not None and len(shape) == 3 and ".experts." in name and not _NOT_TEXT.search(name)
+        if part.text and shape is not None and len(shape) == 3 and ".experts." in name and not _NOT_TEXT.search(name)
     }
-    counts = {number for name in said for number in _all(part.values[name])}
-    if not held or not part.text or counts & set(held):
-        return
-    number, example = max(held.items())
-    yield said[0], f"the files hold {number} experts a layer ({example})"
 
 
 def _embedding(part: Part, shapes: Shapes, exact: bool) -> Iterator[tuple[str, str]]:
