@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.config_sizes import refuse_other_sizes
+from moeprobe.checkpoint.config_values import refuse_bad_values
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor, module_tensors
 from moeprobe.checkpoint.open import has_native_class
@@ -99,6 +100,7 @@ def scan(
         known = has_native_class(stored.model_type)
         shapes = {name: headers[name].shape if name in headers else None for name in names}
         refuse_other_sizes(stored.config, shapes, stored.source, exact=known)
+        refuse_bad_values(stored.config, stored.source)
         few, experts = fold_experts(names)
         tensors = module_tensors(stored.config, few)
         sites = find_stored_sites(tensors, experts)

@@ -131,8 +131,11 @@ def _layers(part: Part, stacks: dict[str, int]) -> Iterator[tuple[str, str]]:
 def _experts(part: Part, config: dict[str, Any], shapes: Shapes) -> Iterator[tuple[str, str]]:
     """Numbers of experts that are not those of the files, or more for a token than there are."""
     said, chosen = part.matching(EXPERTS), part.matching(TOP_K)
-    single, fused = _single(part, shapes), _fused(part, shapes)
-    if not (said or chosen) or not (single or fused):
+    if not (said or chosen):
+        return
+    single = _single(part, shapes)
+    fused = {} if single else _fused(part, shapes)
+    if not (single or fused):
         return
     held, example = max((single or fused).items())
     fault = f"the files hold {held} experts a layer ({example})"
@@ -154,7 +157,7 @@ def _single(part: Part, shapes: Shapes) -> dict[int, str]:
     """The most experts that a layer holds as tensors of their own, with the name of the last one's."""
     held, example = 0, ""
     for name in shapes:
-        match = _EXPERT.search(name)
+        match = _EXPERT.search(name) if ".experts." in name else None
         if match is not None and int(match[1]) >= held and not (part.text and _NOT_TEXT.search(name)):
             held, example = int(match[1]) + 1, name
     return {held: example} if held else {}

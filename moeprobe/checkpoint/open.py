@@ -92,10 +92,11 @@ def _open(
         check_names({path.name for path in folder.iterdir()}, source)
     config = read_raw_config(folder)
     model_type = str(config["model_type"])
-    _check_model_type(config, model_type, source, trust_remote_code)
-    refuse_bad_values(config, source)
+    # Before transformers is imported: neither needs it. Sizes first, since then the message has both numbers.
     headers, shapes = look_ahead(folder, config)
     refuse_other_sizes(config, shapes, source)
+    refuse_bad_values(config, source)
+    _check_model_type(config, model_type, source, trust_remote_code)
     architectures = config.get("architectures")
     checkpoint = Checkpoint(
         source=source,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moeprobe.checkpoint.config_values import refuse_bad_values
 from moeprobe.checkpoint.hub import Repository, look_up
 from moeprobe.checkpoint.open import local_folder, read_raw_config, reading
 from moeprobe.checkpoint.ranges import Files, HubFiles, LocalFiles
@@ -41,7 +40,7 @@ def open_stored(source: str, revision: str | None, suits: Callable[[str], None])
         NotFoundError: no such folder or hub id, no permission, or the hub cannot be reached.
         IncompleteError: config, index or shards are missing or damaged.
         UnsafeError: pickle weights only.
-        CheckpointError: a field of the config has a value that no model can have, or a file may not be read.
+        CheckpointError: a file may not be read.
 
     """
     with reading(source):
@@ -57,7 +56,6 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     else:
         check_names({path.name for path in folder.iterdir()}, source)
     config = read_raw_config(folder)
-    refuse_bad_values(config, source)
     suits(str(config["model_type"]))
     first = find_first(folder, config, source)
     shards: dict[str, list[str]] = {}

@@ -28,20 +28,18 @@ def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "Pre
     """
     # Where its own code makes the model, the config alone makes nothing.
     native = has_native_class(checkpoint.model_type)
-    with loading(checkpoint, make=_maker(checkpoint, trust_remote_code) if native else None):
+    with loading(checkpoint, make=skeletons(checkpoint, trust_remote_code) if native else None):
         return _empty(checkpoint, trust_remote_code)
 
 
 def skeletons(checkpoint: Checkpoint, trust_remote_code: bool) -> Callable[[dict[str, Any]], "PreTrainedModel"]:
     """What makes skeletons of changed configs of this checkpoint, whatever its files hold."""
-    return _maker(replace(checkpoint, shapes={}), trust_remote_code)
 
-
-def _maker(checkpoint: Checkpoint, trust_remote_code: bool) -> Callable[[dict[str, Any]], "PreTrainedModel"]:
     def make(config: dict[str, Any]) -> "PreTrainedModel":
         with tempfile.TemporaryDirectory(prefix="moeprobe-") as scratch:
             (Path(scratch) / "config.json").write_text(json.dumps(config))
-            return _empty(replace(checkpoint, config=config, folder=Path(scratch)), trust_remote_code)
+            changed = replace(checkpoint, config=config, folder=Path(scratch), shapes={})
+            return _empty(changed, trust_remote_code)
 
     return make
 

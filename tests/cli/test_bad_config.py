@@ -73,7 +73,7 @@ ALWAYS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("mixtral", {"num_experts_per_tok": None}, ("num_experts_per_tok", "NoneType")),
     ("mixtral", {"num_local_experts": 0}, ("num_local_experts is 0", "8 experts")),
     ("mixtral", {"num_local_experts": 10**9}, ("num_local_experts is 1000000000", "8 experts")),
-    ("mixtral", {"num_hidden_layers": 10**5}, ("num_hidden_layers is 100000",)),
+    ("mixtral", {"num_hidden_layers": 10**5}, ("num_hidden_layers is 100000", "2 layers")),
     ("mixtral", {"num_hidden_layers": 5}, ("num_hidden_layers is 5", "2 layers")),
     ("mixtral", {"num_hidden_layers": 1}, ("num_hidden_layers is 1", "2 layers")),
     ("mixtral", {"num_hidden_layers": 0}, ("num_hidden_layers is 0",)),
