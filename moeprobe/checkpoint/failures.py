@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from errno import ENOMEM
 
 from moeprobe.checkpoint.blame import Make, reason, refusal
+from moeprobe.checkpoint.config_fields import label
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, UnsafeError
@@ -33,6 +34,11 @@ def loading(checkpoint: Checkpoint, *, progress: bool = False, make: Make | None
 
 def _translate(checkpoint: Checkpoint, error: Exception, said: list[str], make: Make | None) -> CheckpointError:
     source, line = checkpoint.source, reason(error)
+    if _is_out_of_memory(error) and make is not None:
+        return CheckpointError(
+            f"A size in {label(source)} is beyond any model: the memory does not suffice to lay out an empty one "
+            f"({line}); correct it, or get the file again."
+        )
     if _is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
