@@ -40,7 +40,7 @@ from moeprobe import weights_scan
 import moeprobe.checkpoint.hub
 from moeprobe.checkpoint import names, raw_config
 config = json.load(open(folder + "/config.json"))
-names.module_tensors(config, []), raw_config.read_config(config)  # transformers builds its tables once a process
+names.module_tensors(config, []), raw_config.read_config(config, "")  # transformers builds its tables once a process
 weights_scan._evidence = lambda gate, vocabulary: weights_scan.RouterEvidence(router=gate.router)
 start, before = time.perf_counter(), fetched()
 found = weights_scan.scan(folder)

@@ -11,7 +11,7 @@ from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.provenance import describe_model
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.result import NEEDS_FORWARD, Model, Unchecked
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.opened import Opened
 from moeprobe.parallel.crew import Crew
@@ -123,5 +123,5 @@ def not_read(recording: Recording, unloaded: Sequence[Unchecked]) -> list[Unchec
     """What could not be recorded, and what the checkpoint lacks."""
     found = [Unchecked(what=path, why=reason) for path, reason in recording.unread.items()]
     if recording.failure is not None:
-        found.append(Unchecked(what="everything that needs a forward pass", why=recording.failure))
+        found.append(Unchecked(what=NEEDS_FORWARD, why=recording.failure))
     return [*found, *unloaded]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.config_sizes import refuse_hidden_experts
+from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
+from moeprobe.checkpoint.skeleton import skeleton
 from moeprobe.checkpoint.unread import find_unread
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.result import Unchecked
@@ -167,10 +169,12 @@ def refuse_dense(opened: Checkpoint, *, trust_remote_code: bool) -> "PreTrainedM
 
     Raises:
         NotMoEError: there are none.
+        CheckpointError: there are none, and the files hold experts.
 
     """
     empty = skeleton(opened, trust_remote_code=trust_remote_code)
     if not find_sites(empty):
+        refuse_hidden_experts(opened.config, opened.shapes, opened.source)
         raise NotMoEError(
             f"{opened.source} ({opened.model_type}) is a dense model: no router was found in it. moeprobe inspects "
             "Mixture-of-Experts checkpoints; if this is one, correct model_type and architectures in config.json."

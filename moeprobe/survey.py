@@ -20,7 +20,7 @@ from moeprobe.opened import refuse_dense
 from moeprobe.progress import Progress
 from moeprobe.records.arguments import text_arguments
 from moeprobe.records.recorder import Recording
-from moeprobe.records.run import input_device
+from moeprobe.records.run import MODEL_ERRORS, failure, input_device
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.weights_scan import scan
 
@@ -97,10 +97,8 @@ def _run(model: "PreTrainedModel") -> Recording:
     try:
         with recording, torch.no_grad():
             model(**text_arguments(model, ids, torch.ones_like(ids)))
-    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        if error is recording.own_error:
-            raise
-        recording.failure = f"the model's forward pass fails ({type(error).__name__})"
+    except MODEL_ERRORS as error:
+        recording.failure = failure(recording, error)
     return recording
 
 

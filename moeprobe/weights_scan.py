@@ -12,6 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeprobe.checkpoint.config_sizes import refuse_other_sizes
+from moeprobe.checkpoint.config_values import refuse_bad_values
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.open import has_native_class
@@ -23,7 +25,7 @@ from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
 from moeprobe.checkpoint.weights import refuse_broken_promises
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.result import Model, Unchecked
+from moeprobe.findings.result import NEEDS_FORWARD, Model, Unchecked
 from moeprobe.findings.unread import Unread
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
@@ -102,10 +104,14 @@ def scan(
         stored = open_stored(str(model), revision, suits)
         headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
         names = [name for shard in stored.shards.values() for name in shard] or list(headers)
+        known = has_native_class(stored.model_type)
+        shapes = {name: headers[name].shape if name in headers else None for name in names}
+        refuse_other_sizes(stored.config, shapes, stored.source, exact=known)
+        refuse_bad_values(stored.config, stored.source)
         inventory = take_inventory(stored, names)
         sites = inventory.sites
-        config = read_config(stored.config)
-        said = read_said(config, known=has_native_class(stored.model_type), raw=stored.config)
+        config = read_config(stored.config, stored.source)
+        said = read_said(config, known=known, raw=stored.config)
         wanted = {site.path: _wanted(site) for site in sites}
         if not headers:
             here = {name for names in wanted.values() for name in names}
@@ -127,7 +133,7 @@ def scan(
             Unchecked(what=_listed(inventory.missing), why="missing from the files; the model cannot be loaded")
         )
     not_checked += [
-        Unchecked(what="everything that needs a forward pass", why=WHY),
+        Unchecked(what=NEEDS_FORWARD, why=WHY),
         Unchecked(what="the experts' weights", why=WHY),
     ]
     not_checked += [Unchecked(what=one.sentence(), why=one.why) for one in inventory.unread]

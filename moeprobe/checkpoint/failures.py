@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOMEM
 
+from moeprobe.checkpoint.blame import Make, reason, refusal
+from moeprobe.checkpoint.config_fields import label
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quantised.known import INSTEAD
 from moeprobe.checkpoint.quiet import quiet_transformers
@@ -16,8 +18,11 @@ _CONVERSION = re.compile(r"^(\S.*?)\s*\|\s*(?:\x1b\[\d+m)?CONVERSION", re.MULTIL
 
 
 @contextmanager
-def loading(checkpoint: Checkpoint, *, progress: bool = False) -> Iterator[None]:
-    """Within this block transformers is quiet, and what it raises becomes a chained CheckpointError."""
+def loading(checkpoint: Checkpoint, *, progress: bool = False, make: Make | None = None) -> Iterator[None]:
+    """Within this block transformers is quiet, and what it raises becomes a chained CheckpointError.
+
+    ``make`` does of a config what the block does; with it, the field of config.json is looked for that is to blame.
+    """
     said: list[str] = []
     try:
         with quiet_transformers(progress=progress) as said:
@@ -25,17 +30,16 @@ def loading(checkpoint: Checkpoint, *, progress: bool = False) -> Iterator[None]
     except MoeprobeError:
         raise
     except Exception as error:
-        raise _translate(checkpoint, error, said) from error
+        raise _translate(checkpoint, error, said, make) from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of the message that says something, without its full stop; else the exception's name."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
-
-
-def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> CheckpointError:
-    source, line = checkpoint.source, first_line(error)
+def _translate(checkpoint: Checkpoint, error: Exception, said: list[str], make: Make | None) -> CheckpointError:
+    source, line = checkpoint.source, reason(error)
+    if _is_out_of_memory(error) and make is not None:
+        return CheckpointError(
+            f"A size in {label(source)} is beyond any model: the memory does not suffice to lay out an empty one "
+            f"({line}); correct it, or get the file again."
+        )
     if _is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
@@ -58,6 +62,8 @@ def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> Che
             f"{source} can only be loaded by running its own code; read that code, "
             f"then allow it with --trust-remote-code."
         )
+    if make is not None and not instead:
+        return refusal(checkpoint.config, source, error, make)
     return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}){instead}.")
 
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint: an empty skeleton, the model with all its weights, the tokenizer."""
+"""Load a checkpoint: the model with all its weights, the tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moeprobe.checkpoint.auto import choose_class
-from moeprobe.checkpoint.failures import first_line, loading
+from moeprobe.checkpoint.blame import reason
+from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
 from moeprobe.checkpoint.leftover import refusing_codes
 from moeprobe.checkpoint.missing import check_missing, check_shapes
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
+from moeprobe.checkpoint.skeleton import skeletons
 from moeprobe.errors import IncompleteError, OptionError, UnsafeError
 
 if TYPE_CHECKING:
@@ -37,20 +39,6 @@ class Loaded:
     model: "PreTrainedModel"
     missing: list[str]
     left_out: tuple[str, ...] = ()
-
-
-def skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The model on the meta device: every module and shape, no weights read, no memory used.
-
-    Raises:
-        CheckpointError: the config does not make a model.
-        UnsafeError: it needs code of the checkpoint and ``trust_remote_code`` is off.
-    """
-    with loading(checkpoint):
-        chosen = choose_class(checkpoint, trust_remote_code)
-        with torch.device("meta"):
-            model = chosen.auto_class.from_config(chosen.config, trust_remote_code=chosen.code)
-    return model.eval().requires_grad_(False)
 
 
 def load_model(
@@ -88,7 +76,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # reported below by name; transformers' own error names nothing
             **options,
         )
-    check_shapes(checkpoint, info["mismatched_keys"])
+    check_shapes(checkpoint, info["mismatched_keys"], skeletons(checkpoint, trust_remote_code))
     missing = check_missing(checkpoint, model, info["missing_keys"], info["unexpected_keys"])
     return Loaded(model.eval().requires_grad_(False), missing, chosen.left_out)
 
@@ -136,7 +124,7 @@ def load_tokenizer(
                 f"then allow it with --trust-remote-code, or give another with --tokenizer."
             ) from error
         raise IncompleteError(
-            f"The tokenizer of {source} cannot be loaded ({first_line(error)}); give another with --tokenizer."
+            f"The tokenizer of {source} cannot be loaded ({reason(error)}); give another with --tokenizer."
         ) from error
     if len(tokenizer) == 0:
         raise IncompleteError(f"The tokenizer of {source} is empty; give another with --tokenizer.")

@@ -1,28 +1,38 @@
 """What the files could not fill: random numbers must never be judged as if they were the checkpoint's."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 from torch import nn
 
 from moeprobe.checkpoint.open import Checkpoint
-from moeprobe.checkpoint.reasons import ADAPTER, LIKE_ROUTING, like, missing_reason, shape_reason
+from moeprobe.checkpoint.reasons import ADAPTER, LIKE_ROUTING, missing_reason, shape_reason
+from moeprobe.checkpoint.shaping import shaping_fields
 from moeprobe.errors import IncompleteError
 
 _SELECTION_BIAS = re.compile(r"(^|\.)(e_score_correction_bias|correction_bias|expert_bias)$")
 
 
-def check_shapes(checkpoint: Checkpoint, mismatched: Collection[tuple[str, tuple[int], tuple[int]]]) -> None:
+def check_shapes(
+    checkpoint: Checkpoint,
+    mismatched: Collection[tuple[str, tuple[int], tuple[int]]],
+    make: Callable[[dict[str, Any]], nn.Module],
+) -> None:
     """Refuse tensors ``(name, shape in the files, shape in the model)`` that the config does not agree with.
+
+    ``make`` builds the skeleton of a config, by which the fields are found that give such a tensor its shape.
 
     Raises:
         IncompleteError: there is one.
     """
     if mismatched:
         name, stored, expected = min(mismatched)
+        differing = [at for at, (one, other) in enumerate(zip(stored, expected, strict=False)) if one != other]
+        fields = shaping_fields(checkpoint.config, name, differing, make)
         raise IncompleteError(
             f"{name} of {checkpoint.source} is {list(stored)} in the files and {list(expected)} by config.json"
-            f"{like(checkpoint.config, stored, expected)} ({len(mismatched)} such tensors): "
+            f"{f', where it depends on {fields}' if fields else ''} ({len(mismatched)} such tensors): "
             f"{shape_reason(stored, expected)}."
         )
 

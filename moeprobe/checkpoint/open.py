@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from moeprobe.checkpoint.config_sizes import refuse_other_sizes
+from moeprobe.checkpoint.config_values import refuse_bad_values
 from moeprobe.checkpoint.hub import Repository, is_repository_name, look_up
 from moeprobe.checkpoint.quantised.known import refuse_unknown_method
-from moeprobe.checkpoint.weights import check_names, check_shards, find_shards
+from moeprobe.checkpoint.weights import check_names, check_shards, find_shards, look_ahead
 from moeprobe.errors import CheckpointError, IncompleteError, NotFoundError, UnsafeError
 
 
@@ -19,8 +21,9 @@ class Checkpoint:
     """A checkpoint on the local disk.
 
     ``source`` is what the user gave, ``name`` its last part, ``revision`` the resolved commit (None for a
-    folder), ``config`` the raw config.json, ``bytes`` the size of all ``shards`` together, and
-    ``tokenizer_source`` the folder or hub id of the tokenizer.
+    folder), ``config`` the raw config.json, ``bytes`` the size of all ``shards`` together,
+    ``tokenizer_source`` the folder or hub id of the tokenizer, and ``shapes`` those of the tensors in the files
+    (None where only an index names them; empty where nothing is known of them yet).
     """
 
     source: str
@@ -33,6 +36,7 @@ class Checkpoint:
     shards: list[Path]
     bytes: int
     tokenizer_source: str
+    shapes: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict, repr=False, compare=False)
 
 
 def open_checkpoint(
@@ -53,7 +57,8 @@ def open_checkpoint(
         NotFoundError: no such folder or hub id, no permission, or the hub cannot be reached.
         IncompleteError: config or weights are missing, damaged or in another format.
         UnsafeError: pickle weights, or code of the checkpoint without ``trust_remote_code``.
-        CheckpointError: the model type is not known to transformers, or a file may not be read.
+        CheckpointError: the model type is not known to transformers, a field of the config has a value that no model
+            can have or that the files do not agree with, or a file may not be read.
     """
     with reading(str(source)):
         return _open(str(source), revision, trust_remote_code, tokenizer, before_weights)
@@ -88,6 +93,10 @@ def _open(
         check_names({path.name for path in folder.iterdir()}, source)
     config = read_raw_config(folder)
     model_type = str(config["model_type"])
+    # Before transformers is imported: neither needs it. Sizes first, since then the message has both numbers.
+    headers, shapes = look_ahead(folder, config)
+    refuse_other_sizes(config, shapes, source)
+    refuse_bad_values(config, source)
     _check_model_type(config, model_type, source, trust_remote_code)
     refuse_unknown_method(config, source)
     architectures = config.get("architectures")
@@ -102,13 +111,14 @@ def _open(
         shards=[],
         bytes=0,
         tokenizer_source=tokenizer or str(folder),
+        shapes=shapes,
     )
     if before_weights is not None:
         before_weights(checkpoint)
     names, index = find_shards(folder, config, source)
     if repository is not None:
         _fetch_weights(repository, folder, names)
-    shards = check_shards(folder, names, index)
+    shards = check_shards(folder, names, index, headers)
     return replace(checkpoint, shards=shards, bytes=sum(shard.stat().st_size for shard in shards))
 
 

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +38,12 @@ def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", rout
     )
 
 
+def _device(model: nn.Module) -> str:
+    """Where the model ran. What is on the disk, or was not needed any more, stands on the meta device."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((str(tensor.device) for tensor in tensors if not tensor.is_meta), "cpu")
+
+
 def describe_environment(
     model: "PreTrainedModel | None",
     command: str,
@@ -60,7 +67,7 @@ def describe_environment(
         torch=torch.__version__,
         transformers=transformers.__version__,
         platform=f"{platform.system()} {platform.machine()}",
-        device="none" if model is None else str(model.device),
+        device="none" if model is None else _device(model),
         experts_implementation=None if model is None else getattr(model.config, "_experts_implementation", None),
         streamed=streamed,
         command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",

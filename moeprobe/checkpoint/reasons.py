@@ -1,8 +1,7 @@
 """Likely reasons why files and config disagree, in words: each from what the numbers or names themselves show."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from moeprobe.checkpoint.headers import TensorHeader
 
@@ -14,7 +13,6 @@ LIKE_ROUTING = re.compile(
 """Names of tensors that decide which experts run. ``gate_proj`` and ``gate_up_proj`` are parts of an expert."""
 ADAPTER = re.compile(r"(^|\.)base_model\.|lora_|modules_to_save|\.base_layer\.|\.original_module\.")
 """Names in the state dict of a PEFT model."""
-_COUNTS = re.compile(r"experts?($|_)")
 
 
 def missing_reason(missing: Sequence[str], unplaced: Sequence[str], headers: Mapping[str, TensorHeader]) -> str:
@@ -85,24 +83,3 @@ def shape_reason(stored: Sequence[int], expected: Sequence[int]) -> str:
             "checkpoint again"
         )
     return "the two belong to different models, or the checkpoint was changed without changing config.json"
-
-
-def like(config: Mapping[str, Any], stored: Sequence[int], expected: Sequence[int]) -> str:
-    """The key of config.json that says how large the differing dimension is, in brackets; empty where none does."""
-    if len(stored) != len(expected):
-        return ""
-    differing = {there for here, there in zip(stored, expected, strict=True) if here != there}
-    if len(differing) != 1:
-        return ""
-    size = differing.pop()
-    keys = [key for key, value in _entries(config) if value == size and type(value) is int]
-    telling = [key for key in keys if _COUNTS.search(key)] or [key for key in keys if key == "hidden_size"]
-    return f" ({telling[0]} {size})" if telling else ""
-
-
-def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _entries(value)
-        else:
-            yield str(key), value

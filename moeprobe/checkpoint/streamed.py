@@ -28,6 +28,7 @@ from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.outside import embedding_path, output_head, refuse_shared
 from moeprobe.checkpoint.renaming import Renaming
 from moeprobe.checkpoint.single import Part, SingleExperts
+from moeprobe.checkpoint.skeleton import skeletons
 from moeprobe.checkpoint.stored import Store
 from moeprobe.errors import IncompleteError, StreamError
 
@@ -88,6 +89,7 @@ class LayerStream:
         self._slots: dict[str, list[_Slot]] = {}
         self._misshapen: set[tuple[str, Any, Any]] = set()
         self._config: Any = None
+        self._trusted = False
         self._model: PreTrainedModel | None = None
 
     @property
@@ -118,7 +120,8 @@ class LayerStream:
                 )
             finally:
                 code.convert_and_load_state_dict_in_model = whole
-        check_shapes(self.checkpoint, {*info["mismatched_keys"], *self._misshapen})
+        self._trusted = trust_remote_code
+        self._check_shapes({*info["mismatched_keys"], *self._misshapen})
         missing = check_missing(self.checkpoint, self.model, info["missing_keys"], info["unexpected_keys"])
         self.model.eval().requires_grad_(False)
         return Loaded(self.model, missing, chosen.left_out)
@@ -138,7 +141,7 @@ class LayerStream:
             info, _ = _convert()(self.model, {name: self.store[name] for name in self._names[part]}, self._config)
             for experts in self._assembled_in(part):
                 experts.assemble(self._arena)
-        check_shapes(self.checkpoint, info.mismatched_keys)
+        self._check_shapes(info.mismatched_keys)
         empty = [slot.path for slot in self._slots[part] if slot.holder[slot.name].is_meta and not self._single(slot)]
         if info.conversion_errors or empty:
             first = next(iter(info.conversion_errors), empty[0] if empty else "")
@@ -146,6 +149,9 @@ class LayerStream:
                 f"The files of {self.checkpoint.source} do not hold everything that {first} is made of; "
                 f"tensors are missing or have another shape."
             )
+
+    def _check_shapes(self, mismatched: Collection[Any]) -> None:
+        check_shapes(self.checkpoint, mismatched, skeletons(self.checkpoint, self._trusted))
 
     def leave(self, layer: str) -> None:
         """Free a layer, all but its routers."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from moeprobe.checkpoint.headers import read_headers
+from moeprobe.checkpoint.headers import TensorHeader, read_headers
 from moeprobe.errors import CheckpointError, IncompleteError, UnsafeError
 
 SINGLE = "model.safetensors"
@@ -95,15 +95,40 @@ def find_first(folder: Path, config: dict[str, Any], source: str) -> Path:
     return folder / first
 
 
-def check_shards(folder: Path, names: list[str], index: Path | None) -> list[Path]:
+def look_ahead(
+    folder: Path, config: dict[str, Any]
+) -> tuple[dict[str, TensorHeader] | None, dict[str, tuple[int, ...] | None]]:
+    """What can be known of the tensors before it is known that the files are whole.
+
+    Returns:
+        The headers, None where not every file is there and sound, and the shapes by name (None where only an index
+        names the tensor). What is wrong with the files is not said here: whether they are looked at is not sure yet.
+
+    """
+    try:
+        names, index = find_shards(folder, config, str(folder))
+    except (CheckpointError, OSError):
+        return None, {}
+    try:
+        headers = read_headers([folder / name for name in names])
+        return headers, {name: header.shape for name, header in headers.items()}
+    except (CheckpointError, OSError):
+        return None, dict.fromkeys(read_weight_map(index)) if index is not None else {}
+
+
+def check_shards(
+    folder: Path, names: list[str], index: Path | None, headers: dict[str, TensorHeader] | None = None
+) -> list[Path]:
     """Paths of the shards, after every one was found whole and to hold the tensors that the index promises.
+
+    ``headers`` are theirs, where they were read already.
 
     Raises:
         IncompleteError: shards are missing, damaged, or lack a promised tensor.
     """
     shards = [folder / name for name in names]
     refuse_missing(folder, names)
-    headers = read_headers(shards)
+    headers = read_headers(shards) if headers is None else headers
     if not headers:
         raise IncompleteError(f"The weight files in {folder} hold no tensors; get the checkpoint again.")
     refuse_broken_promises({} if index is None else read_weight_map(index), headers, str(index))

@@ -13,6 +13,7 @@ from moeprobe.cli.options import (
     streaming_options,
     weights_only_option,
 )
+from moeprobe.errors import EXIT_CLEAN, EXIT_NOT_CHECKED
 
 if TYPE_CHECKING:
     from moeprobe.settings import Settings
@@ -31,18 +32,19 @@ _SETTINGS = ("recipe", "probe", "max_tokens", "select", "ignore", "limit", "base
 @weights_only_option
 @parallel_option
 @click.option("--restart", is_flag=True, help="Throw away the progress of an interrupted analysis in the folder.")
-def command(model: str, output: str | None, **options: Any) -> None:
+def command(model: str, output: str | None, **options: Any) -> int:
     """Measure the routing of MODEL (a folder or a hub id) and write a report.
 
     Writes report.md, figures/ and result.json, the baseline of later checks (so the baseline of a policy file is not
-    read here). Exits 0 when the analysis was completed, whatever it found, and 2 when it could not be done.
-    Interrupted, it goes on where it stood when the same command is given again.
+    read here). Exits 0 when the analysis was completed, whatever it found, and 2 when it could not be done, or not
+    whole: where the model's forward pass fails, the report has what the weights show. Interrupted, it goes on where
+    it stood when the same command is given again.
     """
     from moeprobe.cli.measure import settle
 
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
     settings = settle(**{name: options.pop(name) for name in _SETTINGS}, without=("baseline",))
-    run_analysis(model, folder, settings, keep_progress=folder / ".progress", **options)
+    return run_analysis(model, folder, settings, keep_progress=folder / ".progress", **options)
 
 
 def run_analysis(
@@ -54,8 +56,8 @@ def run_analysis(
     keep_progress: Path | None = None,
     shown_as: str | None = None,
     **options: Any,
-) -> None:
-    """Analyse, write and summarise; shared with the demo.
+) -> int:
+    """Analyse, write and summarise; shared with the demo. Gives the exit code.
 
     ``keep_progress`` is the folder from which an interrupted analysis goes on, removed when the report is there.
     ``shown_as`` replaces the source in the report, where the folder that was read is a temporary one.
@@ -73,8 +75,9 @@ def run_analysis(
 
     records = folder / "records" if save_records else None
     result = measure(model, settings, save_records=records, keep_progress=keep_progress, **options)
+    code = EXIT_CLEAN if result.forward_failure is None else EXIT_NOT_CHECKED
     if not leads():
-        return
+        return code
     if shown_as is not None:
         result = result.model_copy(update={"model": result.model.model_copy(update={"source": shown_as})})
     report = write_report(result, folder)
@@ -82,3 +85,4 @@ def run_analysis(
         forget(keep_progress)
     click.echo(render(result, "text").rstrip("\n"))
     click.echo(loggable(f"Report: {report}"))
+    return code

@@ -57,7 +57,7 @@ def settle(
 def measure(
     model: str, settings: Settings, *, quiet: bool = False, save_records: Path | None = None, **options: Any
 ) -> "Result":
-    """Analyse a model as the settings say; the result keeps them.
+    """Analyse a model as the settings say; the result keeps them. A forward pass that fails is told on stderr.
 
     Raises:
         OptionError: texts are set on the command line for an analysis that reads none.
@@ -81,6 +81,8 @@ def measure(
         **_run(quiet),
         **options,
     )
+    if result.forward_failure is not None and leads():
+        click.echo(loggable(f"moeprobe: Only what the weights show was judged: {result.forward_failure}."), err=True)
     return result.model_copy(update={"settings": settings.origins})
 
 

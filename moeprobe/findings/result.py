@@ -37,6 +37,10 @@ class Model(Plain):
     bytes: int | None
 
 
+NEEDS_FORWARD = "everything that needs a forward pass"
+"""What is left out where none went through."""
+
+
 class Unchecked(Plain):
     """Something that was not checked, and why.
 
@@ -121,6 +125,13 @@ class Result(Plain):
         said = {setting.name: setting.value for setting in self.settings}
         value = said.get("fail-on", self.recipe.get("fail_on"))
         return "warning" if value == "warning" else "error"
+
+    @property
+    def forward_failure(self) -> str | None:
+        """Why the model's forward pass failed; None where it went through, or was not asked for."""
+        if self.weights_only:
+            return None
+        return next((left_out.why for left_out in self.not_checked if left_out.what == NEEDS_FORWARD), None)
 
     def count(self, verdict: VerdictName) -> int:
         """Number of checks with this verdict."""

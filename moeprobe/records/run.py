@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-MODEL_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+MODEL_ERRORS = (
+    RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, ImportError,
+)  # fmt: skip
 """What a broken checkpoint makes a forward pass raise."""
+FAILS = "the model's forward pass fails"
 
 
 def probe_recording(model: "PreTrainedModel", sink: Sink) -> Recording:
@@ -84,7 +87,7 @@ def failure(recording: Recording, error: Exception) -> str:
             "The memory does not suffice for a forward pass; use a smaller batch_tokens in the recipe, "
             "--dtype bfloat16 or --device-map auto."
         ) from error
-    return f"the model's forward pass fails ({type(error).__name__}: {line})"
+    return f"{FAILS} ({type(error).__name__}: {line})"
 
 
 def input_device(model: "PreTrainedModel") -> torch.device:

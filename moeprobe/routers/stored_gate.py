@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from moeprobe.checkpoint.config_fields import TOP_K
 from moeprobe.checkpoint.quantised.codes import UnreadableError
 from moeprobe.checkpoint.quantised.declared import quantisation_of
 from moeprobe.checkpoint.quantised.restore import refuse_codes, restore_all
@@ -24,7 +25,6 @@ from moeprobe.routers.tensors import Named
 NOT_RUN = "only the weights were read; nothing ran"
 CLASS_UNKNOWN = "not loaded"
 _TABLE = re.compile(r"tid2eid|hash|table")
-_TOP_K = re.compile(r"^(moe_(num_)?(top_?k|k)|top_?k_experts|(moe_)?(num_)?(experts_per_tok(en)?|selected_experts))$")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _top_k(text: Any) -> int:
     levels = [vars(text), *(vars(part) for part in vars(text).values() if hasattr(part, "__dict__"))]
     levels += [part for part in vars(text).values() if isinstance(part, dict)]
     found = {
-        value for level in levels for name, value in level.items() if isinstance(value, int) and _TOP_K.match(str(name))
+        value for level in levels for name, value in level.items() if isinstance(value, int) and TOP_K.match(str(name))
     }
     return found.pop() if len(found) == 1 else 0
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.expert_names import StoredExperts, counts, fold_experts
 from moeprobe.checkpoint.headers import TensorHeader
-from moeprobe.checkpoint.load import skeleton
 from moeprobe.checkpoint.names import ModuleTensor, module_tensors
 from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint
 from moeprobe.checkpoint.placement import Placement, place
 from moeprobe.checkpoint.raw_config import text_part
 from moeprobe.checkpoint.reasons import LIKE_ROUTING
+from moeprobe.checkpoint.skeleton import skeleton, skeletons
 from moeprobe.checkpoint.unread import PREDICTS, of_tensors, unread_files, unread_tensors
 from moeprobe.errors import CheckpointError, IncompleteError, NotMoEError
 from moeprobe.findings.unread import Unread
@@ -66,7 +66,8 @@ class Inventory:
             IncompleteError: something is missing, or has another size.
 
         """
-        files = Files(self.stored.source, self.stored.config, headers, self.experts)
+        make = None if self.placed is None else skeletons(self.stored.without_weights(), trust_remote_code=False)
+        files = Files(self.stored.source, self.stored.config, headers, self.experts, make)
         if self.placed is None:
             refuse_gaps(files, self.sites, self.tensors, self.text)
             refuse_unlike(files, self.sites, self.text)

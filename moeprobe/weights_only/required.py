@@ -6,7 +6,7 @@ be judged in silence: so it is refused, and the message names tensor, both shape
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from moeprobe.checkpoint.expert_names import StoredExperts, fold_experts
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.placement import Placement
-from moeprobe.checkpoint.reasons import LIKE_ROUTING, like, missing_reason, shape_reason
+from moeprobe.checkpoint.reasons import LIKE_ROUTING, missing_reason, shape_reason
+from moeprobe.checkpoint.shaping import shaping_fields
 from moeprobe.errors import IncompleteError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _CODES = re.compile(r"^(U|I|F4|F6|BOOL)")
 """Dtypes of codes: their shape is not that of the tensor they stand for."""
@@ -32,13 +33,21 @@ class Files:
     """What the files of a checkpoint say before any tensor is read.
 
     ``headers`` may lack tensors of shards that were not looked at (over the network); ``experts`` are those stored one
-    by one, by the name up to ``experts.``; ``config`` is the raw config.json.
+    by one, by the name up to ``experts.``; ``config`` is the raw config.json, and ``make`` builds the skeleton of a
+    changed one (None for a model type that transformers does not have).
     """
 
     source: str
     config: Mapping[str, Any]
     headers: Mapping[str, TensorHeader]
     experts: Mapping[str, StoredExperts]
+    make: "Callable[[dict[str, Any]], nn.Module] | None" = None
+
+    def by_config(self, target: str, stored: Sequence[int], expected: Sequence[int]) -> str:
+        """``by config.json``, and on which of its fields the differing dimensions of a tensor of the model depend."""
+        differing = [at for at, (here, there) in enumerate(zip(stored, expected, strict=False)) if here != there]
+        fields = shaping_fields(dict(self.config), target, differing, self.make) if self.make is not None else ""
+        return f"by config.json{f', where it depends on {fields}' if fields else ''}"
 
 
 OF_EXPERTS = re.compile(r"(^|\.)experts\.")
@@ -87,8 +96,8 @@ def refuse_misshapen(files: Files, placed: Placement, of: re.Pattern[str]) -> No
         stored = _shape(sources, files)
         if stored is not None and stored != expected:
             raise IncompleteError(
-                f"{_named(sources[0])} of {files.source} is {list(stored)} in the files and {list(expected)} by "
-                f"config.json{like(files.config, stored, expected)}: {shape_reason(stored, expected)}."
+                f"{_named(sources[0])} of {files.source} is {list(stored)} in the files and {list(expected)} "
+                f"{files.by_config(target, stored, expected)}: {shape_reason(stored, expected)}."
             )
         if stored is None:
             _refuse_other_size(files, placed, target, sources)
@@ -111,13 +120,14 @@ def refuse_other_experts(files: Files, placed: Placement | None) -> None:
                     f"Expert {number} of {there} has no {rest}, which {len(group.numbers[rest])} of its siblings have: "
                     "it was cut out, or its shard is of another save; get the checkpoint again."
                 )
-            count, wanted = len(set(group.numbers[rest])), expected.get(first)
-            if wanted is None:
+            count = len(set(group.numbers[rest]))
+            target, wanted = expected.get(first, ("", 0))
+            if not target:
                 wanted = max(len(set(numbers)) for numbers in group.numbers.values())
             if count != wanted and count not in _with_parameters(files.config):
+                by_config = files.by_config(target, (count,), (wanted,)) if target else "by their siblings"
                 raise IncompleteError(
-                    f"The files hold {count} experts below {there} ({rest}), and by config.json"
-                    f"{like(files.config, (count,), (wanted,))} there are {wanted}: "
+                    f"The files hold {count} experts below {there} ({rest}), and {wanted} {by_config}: "
                     f"{shape_reason((count,), (wanted,))}."
                 )
 
@@ -181,10 +191,10 @@ def _siblings(name: str, files: Files) -> list[str]:
     return group.names(rest) if group is not None and rest is not None else []
 
 
-def _expected_experts(placed: Placement) -> dict[str, int]:
-    """Stored name of an expert's tensor, of the first one that has it -> number of experts in the model."""
+def _expected_experts(placed: Placement) -> dict[str, tuple[str, int]]:
+    """Stored name of an expert's tensor, of the first that has it -> the model's tensor and number of experts."""
     modules = {holder: group.count for holder, group in fold_experts(placed.empty)[1].items()}
-    found: dict[str, int] = {}
+    found: dict[str, tuple[str, int]] = {}
     for target, sources in placed.sources.items():
         holder, single, below = target.partition("experts.")
         one_by_one = single and below.partition(".")[0].removeprefix("expert_").isdecimal()
@@ -192,9 +202,9 @@ def _expected_experts(placed: Placement) -> dict[str, int]:
             if ".experts." not in f".{source.stored}":
                 continue
             if one_by_one:
-                found[source.stored] = modules[holder]
+                found[source.stored] = (target, modules[holder])
             elif source.converter is not None and len(source.converter.target_patterns) == 1:
-                found[source.stored] = _first_size(placed.empty[target])
+                found[source.stored] = (target, _first_size(placed.empty[target]))
     return found
 
 

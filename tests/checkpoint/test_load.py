@@ -12,8 +12,9 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moeprobe.checkpoint.load import load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.load import load_model, load_tokenizer
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
+from moeprobe.checkpoint.skeleton import skeleton
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, OptionError, UnsafeError
 
 KINDS = ["llama", "mixtral", "deepseek_v3", "deepseek_v4"]
@@ -150,8 +151,8 @@ def test_half_an_expert_is_an_error(altered: Callable[..., Checkpoint]) -> None:
 
 
 def test_another_shape_is_an_error(altered: Callable[..., Checkpoint]) -> None:
-    message = refusal(IncompleteError, load_model, altered("mixtral", num_local_experts=8))
-    assert "by config.json" in message
+    message = refusal(IncompleteError, load_model, altered("mixtral", intermediate_size=48))
+    assert "by config.json, where it depends on intermediate_size (48)" in message
 
 
 def test_weights_of_another_model_are_an_error(altered: Callable[..., Checkpoint]) -> None:
@@ -170,10 +171,11 @@ def test_additional_tensors_are_fine(altered: Callable[..., Checkpoint]) -> None
 
 
 def test_a_config_that_makes_no_model(altered: Callable[..., Checkpoint]) -> None:
-    checkpoint = altered("mixtral", hidden_size="wide")
-    for call in (skeleton, load_model):
-        message = refusal(CheckpointError, call, checkpoint)
-        assert "transformers cannot load" in message
+    checkpoint = altered("mixtral", hidden_act="wavy")
+    message = refusal(CheckpointError, skeleton, checkpoint)
+    assert "config.json" in message
+    assert 'hidden_act ("wavy")' in message
+    assert "transformers cannot load" in refusal(CheckpointError, load_model, checkpoint)
 
 
 def test_a_model_type_without_a_language_model(folder: Callable[..., Path], saved: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +23,10 @@ def damaged(source: Path, target: Path, suffix: str, value: int) -> Path:
 def test_hash_table_out_of_range(moeprobe: Moeprobe, bundled: Path, tmp_path: Path) -> None:
     folder = damaged(bundled, tmp_path / "model", "tid2eid", 16)
     outcome = moeprobe("analyze", folder, "-o", "out", "--max-tokens", 2000)
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 2
+    assert "forward pass fails" in outcome.sentence
+    assert "Only what the weights show was judged" in outcome.sentence
+    assert "Report: " in outcome.out
     result = Result.load("out/result.json")
     (root,) = [f for f in result.problems if f.follows is None]
     assert (root.detector, root.layer, root.severity) == ("hash-boundary", 1, "error")
@@ -42,3 +46,29 @@ def test_nothing_found_in_the_weights_is_not_clean(moeprobe: Moeprobe, checkpoin
     assert outcome.code == 2
     assert "Nothing could be checked" in outcome.sentence
     assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, AssertionError, ImportError, KeyError])
+def test_whatever_the_forward_pass_raises_is_told(
+    moeprobe: Moeprobe, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4Experts
+
+    def fail(*_: object) -> torch.Tensor:
+        raise error("it was never so")
+
+    folder = damaged(bundled, tmp_path / "model", "tid2eid", 16)
+    monkeypatch.setattr(DeepseekV4Experts, "forward", fail)
+    outcome = moeprobe("analyze", folder, "-o", "out", "--max-tokens", 2000)
+    assert outcome.code == 2
+    assert "forward pass fails" in outcome.sentence
+    assert Path("out/report.md").exists()
+    assert not Path("out/.progress").exists()
+    assert moeprobe("check", folder, "--max-tokens", 2000).code == 1
+
+
+def test_routers_says_it_too(moeprobe: Moeprobe, bundled: Path, tmp_path: Path) -> None:
+    outcome = moeprobe("routers", damaged(bundled, tmp_path / "model", "tid2eid", 16))
+    assert outcome.code == 2
+    assert "forward pass fails" in outcome.sentence
+    assert "Not verified" in outcome.out

@@ -34,9 +34,10 @@ def last(text: str) -> str:
     return line
 
 
-def analysed(moeprobe: Moeprobe, model: Path, name: str, *options: object) -> Result:
+def analysed(moeprobe: Moeprobe, model: Path, name: str, *options: object, code: int = 0) -> Result:
     outcome = moeprobe("analyze", model, "-o", name, *TOKENS, *options)
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == code, outcome.err
+    assert ("forward pass fails" in outcome.err) == bool(code)
     return Result.load(f"{name}/result.json")
 
 
@@ -240,7 +241,7 @@ def test_an_error_of_one_batch_ends_all_and_the_weights_are_still_judged(
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     before = threading.active_count()
     whole, streamed = (
-        analysed(moeprobe, folder, out, option) for out, option in (("a", "--no-stream"), ("b", "--stream"))
+        analysed(moeprobe, folder, out, option, code=2) for out, option in (("a", "--no-stream"), ("b", "--stream"))
     )
     assert threading.active_count() == before
     assert [f.fingerprint for f in streamed.findings] == [f.fingerprint for f in whole.findings]

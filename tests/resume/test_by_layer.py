@@ -67,6 +67,28 @@ def test_only_the_layers_that_are_left_are_read(moeprobe: Moeprobe, analysis: An
     assert not Path("out/.progress").exists()
 
 
+@pytest.mark.parametrize("writes", [EACH, 3 * EACH, 4 * EACH])
+def test_wherever_it_was_interrupted_the_bytes_are_the_same(
+    moeprobe: Moeprobe, analysis: Analysis, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """With all layers done, nothing is left in memory but what stands outside of them."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert moeprobe(*analysis).code == 0
+    whole = Path("out/result.json").read_bytes()
+    shutil.rmtree("out")
+    if writes == 4 * EACH:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                "moeprobe.reporting.write.write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
+            assert moeprobe(*analysis).code == 2
+    else:
+        stop(moeprobe, analysis, by_layer, writes)
+    assert moeprobe(*analysis).code == 0
+    assert Path("out/result.json").read_bytes() == whole
+    assert Result.load("out/result.json").environment.device == "cpu"
+
+
 def test_hidden_states_of_earlier_layers_go(moeprobe: Moeprobe, analysis: Analysis) -> None:
     stop(moeprobe, analysis, by_layer, 3 * EACH)
     assert progress() == [

@@ -233,7 +233,9 @@ def test_damaged_files(moeprobe: Moeprobe, tmp_path: Path) -> None:
 
 
 def test_what_the_names_do_not_tell(moeprobe: Moeprobe, tmp_path: Path) -> None:
-    dense = write(tmp_path / "d", KIMI, [{"model.layers.0.mlp.gate_proj.weight": torch.zeros(4, 4)}])
+    dense = write(
+        tmp_path / "d", KIMI | {"num_hidden_layers": 1}, [{"model.layers.0.mlp.gate_proj.weight": torch.zeros(4, 4)}]
+    )
     done = moeprobe("check", str(dense), "--weights-only")
     assert (done.code, "named like a router" in done.err) == (2, True)
     shards = kimi(hidden=256)
@@ -275,3 +277,29 @@ def test_a_baseline_of_weights(moeprobe: Moeprobe, tmp_path: Path) -> None:
     assert done.code == 1
     assert moeprobe("analyze", str(after), "--weights-only", "-o", str(base)).code == 0
     assert moeprobe("check", str(after), "--weights-only", "--baseline", str(base)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "mark", "fits"),
+    [({}, "eh_proj.weight", True), ({"num_nextn_predict_layers": 1}, "norm.weight", True), ({}, "norm.weight", False)],
+)
+def test_a_layer_more_is_one_that_predicts_further_tokens(
+    moeprobe: Moeprobe, tmp_path: Path, said: dict[str, int], mark: str, fits: bool
+) -> None:
+    """DeepSeek-V3 has 61 layers, and its files a layer 61 behind them."""
+    shards = kimi(layers=5, hidden=256)
+    shards[-2][f"model.layers.4.{mark}"] = torch.ones(256)
+    folder = write(tmp_path / "m", KIMI | {"hidden_size": 256} | said, shards)
+    done = moeprobe("routers", str(folder), "--weights-only")
+    assert done.code == (0 if fits else 2)
+    if not fits:
+        assert "num_hidden_layers is 4, and the files hold 5 layers" in done.sentence
+
+
+def test_more_experts_for_a_token_than_rows(moeprobe: Moeprobe, tmp_path: Path) -> None:
+    config = {key: value for key, value in KIMI.items() if key != "n_routed_experts"} | {"hidden_size": 256}
+    folder = write(tmp_path / "m", config | {"num_experts_per_tok": 9}, kimi(hidden=256))
+    done = moeprobe("check", str(folder), "--weights-only")
+    assert done.code == 2
+    assert "num_experts_per_tok is 9" in done.sentence
+    assert "config.json" in done.sentence

@@ -84,14 +84,14 @@ def _experts_in_config(_: Tensors, config: Config) -> None:
         (_gate_scalar, (GATE.format(1), "[]", "[8, 32]", "number of dimensions")),
         (_gate_transposed, (GATE.format(1), "[32, 8]", "[8, 32]", "transposed")),
         (_row_too_many, (GATE.format(1), "[9, 32]", "[8, 32]", "one row too many")),
-        (_more_rows_in_one_layer, (GATE.format(1), "[12, 32]", "[8, 32]", "experts 8")),
-        (_pruned_without_config, ("[6, 32]", "[8, 32]", "experts 8", "pruned without changing config.json")),
-        (_one_rank, ("4 experts", "experts 8", "there are 8", "one of 2 ranks")),
+        (_more_rows_in_one_layer, (GATE.format(1), "[12, 32]", "[8, 32]", "num_local_experts (8)")),
+        (_pruned_without_config, ("num_local_experts is 8", "6 experts", "pruned without changing config.json")),
+        (_one_rank, ("num_local_experts is 8", "4 experts", "one of 2 ranks")),
         (_one_expert_gone, ("Expert 3 of model.layers.1.mlp.experts", "7 of its siblings")),
         (_one_projection_gone, ("7 experts below model.layers.1.mlp.experts", "up_proj.weight", "8")),
         (_first_expert_gone, ("Expert 0 of model.layers.1.mlp.experts",)),
         (_experts_too_narrow, ("model.layers.1.mlp.experts", "gate_up_proj", "in the files")),
-        (_experts_in_config, ("experts 12", "[8, 32]", "[12, 32]")),
+        (_experts_in_config, ("num_local_experts is 12", "8 experts")),
     ],
 )
 def test_what_is_missing_or_misshapen_is_named(
@@ -133,7 +133,7 @@ def _bias_too_long(tensors: Tensors, _: Config) -> None:
             _bias_of_another_framework,
             (BIAS.format(1), "model.layers.1.mlp.router.expert_bias [8]", "another framework"),
         ),
-        (_bias_too_long, (BIAS.format(1), "[12]", "[8]", "n_routed_experts 8")),
+        (_bias_too_long, (BIAS.format(1), "[12]", "[8]", "n_routed_experts (8)")),
     ],
 )
 def test_the_selection_bias_of_a_family_that_has_one(
@@ -242,7 +242,7 @@ def _unknown_layer_gone(shards: Shards) -> None:
     [
         (_unknown_gate_gone, ("model.layers.2.mlp", "no gate")),
         (_unknown_wider, (GATE.format(2), "[16, 256]", "8 experts")),
-        (_unknown_pruned, (GATE.format(1), "[4, 256]", "8 experts", "pruned")),
+        (_unknown_pruned, ("n_routed_experts is 8", "4 experts", "pruned")),
         (_unknown_one_bias_gone, ("model.layers.2.mlp.gate", "lacks e_score_correction_bias", "2 other routers")),
         (_unknown_biases_gone, ("model.layers.1.mlp.gate", "topk_method noaux_tc")),
         (_unknown_bias_long, (BIAS.format(2), "[16]", "8 rows")),
