@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
+from moeprobe.checkpoint.token_ids import stored_ids
 from moeprobe.checkpoint.weights import refuse_broken_promises
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.evidence import RouterEvidence
@@ -26,6 +28,7 @@ from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
 from moeprobe.routers.stored_gate import read_said, read_stored
 from moeprobe.routers.stored_sites import StoredSite, find_stored_sites, fold_experts
+from moeprobe.routers.table import TokenIds
 from moeprobe.routers.weights import gate_weights
 
 if TYPE_CHECKING:
@@ -111,11 +114,16 @@ def scan(
             headers = _headers(stored, [shard for shard, held in stored.shards.items() if not here.isdisjoint(held)])
             refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
     vocabulary = _vocabulary(tensors, headers, config)
+
+    @cache
+    def ids() -> frozenset[int] | None:
+        return stored_ids(stored.files, stored.config)
+
     routers, not_checked, entries = [], [], 0
     for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
         entries += sum(tensor.numel() for tensor in read.values())
         try:
-            routers.append(_evidence(read_stored(site, read, said), vocabulary))
+            routers.append(_evidence(read_stored(site, read, said), vocabulary, ids))
         except ValueError as error:
             not_checked.append(Unchecked(what=site.path, why=str(error)))
     not_checked += [
@@ -182,10 +190,10 @@ def _read(
         yield from zip(sites, bars.over(pool.map(read, sites), "reading", total=len(sites), unit="router"), strict=True)
 
 
-def _evidence(gate: "Gate", vocabulary: int | None) -> RouterEvidence:
+def _evidence(gate: "Gate", vocabulary: int | None, ids: TokenIds) -> RouterEvidence:
     return RouterEvidence(
         router=gate.router,
-        weights=gate_weights(gate, vocabulary),
+        weights=gate_weights(gate, vocabulary, ids),
         experts=ExpertWeights(reason="the experts' weights were not read"),
     )
 
