@@ -6,7 +6,7 @@ what its experts receive, what its block does with their output.
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 

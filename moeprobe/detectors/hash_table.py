@@ -97,14 +97,14 @@ def _judge_missing(case: Case[Any], table: HashTable) -> None:
     whose = "token ids of the embedding" if table.reached is None else "token ids that the tokenizer gives"
     case.find(
         "error",
-        f"tid2eid has {number(table.rows)} rows and the embedding {number(table.vocabulary)}: {number(missing)} {whose} "
-        "have no row, and the forward pass of a text with one of them fails with an index out of range",
+        f"tid2eid has {number(table.rows)} rows and the embedding {number(table.vocabulary)}: "
+        f"{number(missing)} {whose} have no row, and the forward pass of a text with one of them fails with an index out of range",
         quantity="token ids without a row in the table",
         measured=missing,
         cause=ROWS,
-        remedy=f"If the vocabulary was extended (resize_token_embeddings leaves the table as it is), extend tid2eid too: "
-        f"a row of {case.evidence.router.top_k} distinct experts for each new token id, for instance that of a similar "
-        f"token. If it was not, copy tid2eid from the base checkpoint",
+        remedy="If the vocabulary was extended (resize_token_embeddings leaves the table as it is), extend tid2eid "
+        f"too: a row of {case.evidence.router.top_k} distinct experts for each new token id, for instance that of a "
+        "similar token. If it was not, copy tid2eid from the base checkpoint",
     )
 
 
@@ -113,8 +113,8 @@ def _judge_harmless(case: Case[Any], table: HashTable) -> None:
     if beyond > 0:
         case.find(
             "info",
-            f"tid2eid has {number(table.rows)} rows for {number(table.vocabulary)} token ids; the last {number(beyond)} "
-            "are never looked up, which is harmless unless ids are added to the vocabulary",
+            f"tid2eid has {number(table.rows)} rows for {number(table.vocabulary)} token ids; the last "
+            f"{number(beyond)} are never looked up, which is harmless unless ids are added to the vocabulary",
             quantity="rows of the table beyond the embedding",
             measured=beyond,
             cause=ROWS,
@@ -134,8 +134,8 @@ def _judge_harmless(case: Case[Any], table: HashTable) -> None:
         case.find(
             "info",
             f"{number(table.spare_faults)} rows of tid2eid are damaged (zero, out of range or with a repeated expert), "
-            f"all among the {number(table.spare)} that no text reaches: their ids are not in the tokenizer or are reserved, "
-            "so no token is routed by them",
+            f"all among the {number(table.spare)} that no text reaches: their ids are not in the tokenizer or are "
+            "reserved, so no token is routed by them",
             quantity="damaged rows that no text reaches",
             measured=table.spare_faults,
             cause=SPARE,
