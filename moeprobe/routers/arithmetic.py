@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moeprobe.findings.router import Arithmetic
+from moeprobe.routers.wrapped import unframed
 
 _PRODUCT = {"aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul"}
 _SCORE = {"aten::_softmax", "aten::sigmoid", "aten::softplus", "aten::sqrt", "aten::softmax"}
@@ -66,6 +67,7 @@ def quietly(router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     It gets copies and runs without the noise of training: some routers shake their input in place. Where
     accelerate keeps the weights elsewhere, its replacement of forward is what brings them.
     """
+    router = unframed(router)
     copies = tuple(_copy(value) for value in args)
     named = {name: _copy(value) for name, value in kwargs.items()}
     training = [module for module in router.modules() if module.training]
