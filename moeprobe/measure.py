@@ -27,6 +27,7 @@ from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.routers.weights import expert_weights, gate_weights
+from moeprobe.routers.wrapped import inner
 from moeprobe.statistics.collect import Collector
 from moeprobe.statistics.questions import Questions
 
@@ -105,7 +106,9 @@ def measure(
         )
         for gate in gates
     ]
-    model = describe_model(opened.checkpoint, live, [site.router for site in recording.sites])
+    model = describe_model(
+        opened.checkpoint, live, [inner(site.router) for site in recording.sites], type(inner(live)).__name__
+    )
     return Measured(recording, gates, routers, model)
 
 

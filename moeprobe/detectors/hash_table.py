@@ -4,7 +4,7 @@ from typing import Any
 
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.wording import listed, number
-from moeprobe.findings.evidence import HashTable
+from moeprobe.findings.weights import HashTable
 
 ALL_ZERO = "the hash table is all zero"
 CONSTANT = "the hash table is constant"
@@ -98,7 +98,8 @@ def _judge_missing(case: Case[Any], table: HashTable) -> None:
     case.find(
         "error",
         f"tid2eid has {number(table.rows)} rows and the embedding {number(table.vocabulary)}: "
-        f"{number(missing)} {whose} have no row, and the forward pass of a text with one of them fails with an index out of range",
+        f"{number(missing)} {whose} have no row, and the forward pass of a text with one of them fails "
+        "with an index out of range",
         quantity="token ids without a row in the table",
         measured=missing,
         cause=ROWS,

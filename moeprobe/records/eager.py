@@ -7,7 +7,7 @@ the first sets it, and the last puts back what was there.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -18,7 +18,7 @@ class _Shared:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.blocks = 0
-        self.stance: torch.compiler.set_stance | None = None
+        self.stance: AbstractContextManager[object] | None = None
 
 
 _SHARED = _Shared()

@@ -39,12 +39,12 @@ class Passes:
         """Say that no router was called, and what that means."""
         if self._began:
             return (
-                f"{self._name} ran, and none of its routers was called: something else runs in their place (an exported "
-                "graph, a fused kernel). Nothing was recorded; record the model as transformers or its code made it."
+                f"{self._name} ran, and none of its routers was called: something else runs in their place (an "
+                "exported graph, a fused kernel). Nothing was recorded; record the model as its own code made it."
             )
         return (
-            f"{self._name} was not called while it was recorded, so nothing was recorded. Call the model that was given "
-            "to moeprobe.record inside the block; a copy of it, or an exported version, has no hooks."
+            f"{self._name} was not called while it was recorded, so nothing was recorded. Call the model that was "
+            "given to moeprobe.record inside the block; a copy of it, or an exported version, has no hooks."
         )
 
     def attach_begin(self) -> list[RemovableHandle]:
@@ -81,8 +81,8 @@ def refuse_unhooked(model: nn.Module) -> None:
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     if scripted:
         raise RecordingError(
-            f"{type(model).__name__} is, or holds, a TorchScript module (torch.jit.script or trace), which runs outside "
-            "of Python and calls no hooks; record the model that it was made from."
+            f"{type(model).__name__} is, or holds, a TorchScript module (torch.jit.script or trace), which runs "
+            "outside of Python and calls no hooks; record the model that it was made from."
         )
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise RecordingError(

@@ -18,13 +18,14 @@ from moeprobe.records.eager import eagerly
 from moeprobe.records.known import Known
 from moeprobe.records.passes import Passes, refuse_unhooked
 from moeprobe.records.record import Record
+from moeprobe.records.row_copies import copied, norms
 from moeprobe.records.row_labels import RowLabels
 from moeprobe.records.scopes import Frame, Scopes
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
-from moeprobe.routers.routing import UNUSED, lengths, widened
+from moeprobe.routers.routing import UNUSED, widened
 from moeprobe.routers.verify import misplaced, verify
 from moeprobe.routers.wrapped import inner
 
@@ -138,6 +139,7 @@ class Recording:
 
     def __enter__(self) -> Self:
         if self._handles:
+            self._warns = False  # whoever runs the block is told more than that nothing was recorded
             raise RecordingError("This recording is already running; make a new one with moeprobe.record(model).")
         habits = self._known.habits
         self._captures = [Capture(site, self._take, habits.get(site.path)) for site in self._sites]
@@ -219,7 +221,7 @@ class Recording:
         misdispatched = gate.router.misdispatched or bool(misplaced(call))
         if known is None or verified != gate.router.verified:
             facts = {"verified": verified, "reason": reason, "misdispatched": misdispatched}
-            gate = gate.with_router(gate.router.model_copy(update=facts))
+            gate = gate.with_router(gate.router.modelcopied(update=facts))
             self._known.keep(gate, self.batch)
         if explained:
             self._known.keep_relative(gate)
@@ -243,20 +245,20 @@ class Recording:
         changed = call.equal is False and returned.experts is not None and returned.weights is not None
         return Record(
             router=gate.router,
-            logits=kept(_copy(used.logits, torch.float32)),
+            logits=kept(copied(used.logits, torch.float32)),
             experts=experts if keep is None else experts[keep],
             weights=weights if keep is None else weights[keep],
             token_ids=labels.token_ids,
             positions=labels.positions,
             documents=labels.documents,
             gate=gate,
-            returned_experts=kept(_copy(returned.experts if changed else None, torch.int64)),
-            returned_weights=kept(_copy(returned.weights if changed else None, torch.float32)),
+            returned_experts=kept(copied(returned.experts if changed else None, torch.int64)),
+            returned_weights=kept(copied(returned.weights if changed else None, torch.float32)),
             misplaced=misplaced(call),
             executed=sum(call.executed.values()),
             inputs=kept(call.inputs) if self._keep_inputs else None,
-            routed=kept(_norms(call.routed, total, gate.router.output_factor or 1.0)),
-            shared=kept(_norms(call.gated_shared, total)),
+            routed=kept(norms(call.routed, total, gate.router.output_factor or 1.0)),
+            shared=kept(norms(call.gated_shared, total)),
             residual=kept(call.residual if call.residual is not None and call.residual.shape[0] == total else None),
         )
 
@@ -272,22 +274,11 @@ class Recording:
         return labels
 
 
-def _copy(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype, copy=True)
-
-
-def _norms(tensor: Tensor | None, total: int, factor: float = 1.0) -> Tensor | None:
-    """L2 norm of each row in float32; None where the rows are not the router's rows."""
-    if tensor is None or tensor.shape[0] != total:
-        return None
-    return lengths(tensor) if factor == 1.0 else lengths(tensor) * factor
-
-
 def record(model: nn.Module, *, keep_inputs: bool = False) -> Recording:
     """Record the routing of ``model`` while the block runs; its outputs stay as they are.
 
-    Behind torch.compile, data parallelism and PEFT the routers have the paths that they have without. Compiled code runs
-    uncompiled in the block, since a compiled graph calls no hooks.
+    Behind torch.compile, data parallelism and PEFT the routers have the paths that they have without. Compiled code
+    runs uncompiled in the block, since a compiled graph calls no hooks.
 
         with moeprobe.record(model) as recording:
             model(**batch)

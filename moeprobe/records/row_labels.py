@@ -55,7 +55,7 @@ class RowLabels:
         count = 1 if shaped is None or total % shaped.shape[0] else shaped.shape[0]
         length = total // count
         explained = frame.ids is None or frame.ids.numel() == total
-        positions = torch.arange(length, device=device).repeat(count)
+        positions = torch.arange(length, device=device).repeat(count) + (frame.cached if frame.mask is None else 0)
         named = torch.arange(count, device=device)
         if documents is not None and documents.shape[0] == count:
             named = documents.to(device)

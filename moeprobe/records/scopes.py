@@ -28,7 +28,7 @@ class Frame:
     """Inputs of one model while it runs: ids and mask [batch, length], token types by name.
 
     ``first`` says whether the ids are those of the outermost model (a decoder has others). ``virtual`` learned tokens
-    without ids stand before those of every row (prompt tuning).
+    without ids stand before those of every row (prompt tuning), ``cached`` ones are in the cache (generating).
     """
 
     ids: Tensor | None = None
@@ -36,6 +36,7 @@ class Frame:
     types: tuple[Tensor, ...] = ()
     first: bool = True
     virtual: int = 0
+    cached: int = 0
 
     def rows_of(self, total: int, path: str) -> Tensor | None:
         """[batch x length] bool, the rows that a router with ``total`` rows saw; None where it saw all of them.
@@ -127,7 +128,7 @@ class Scopes:
             if _TYPES.search(name) and isinstance(value, Tensor) and value.ndim == 2
         )
         if outer is None:
-            return Frame(ids, mask, types)
+            return Frame(ids, mask, types, cached=_cached(given.get("past_key_values")))
         if ids is not None and not _same(ids, outer.ids):
             return Frame(ids, mask, types, first=False)
         virtual = _virtual(given.get("inputs_embeds"), mask, outer) if self._prompted else 0
@@ -142,6 +143,14 @@ def _signature(module: nn.Module) -> inspect.Signature:
     core = inner(module)
     named = any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own.parameters.values())
     return own if named or core is module else inspect.signature(core.forward)
+
+
+def _cached(cache: Any) -> int:
+    """Tokens that the cache holds before the pass, 0 where that cannot be told."""
+    try:
+        return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+        return 0
 
 
 def _virtual(embedded: Any, mask: Tensor | None, outer: Frame) -> int:

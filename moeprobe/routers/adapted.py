@@ -18,18 +18,25 @@ def acting_matrix(module: nn.Module) -> Tensor | None:
     weight = getattr(inner(module), "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point() or weight.is_meta:
         return None
-    width = weight.shape[1]
-    try:
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            unit = torch.eye(width, dtype=weight.dtype, device=weight.device)
-            offset = _logits(quietly(module, (torch.zeros_like(unit[:1]),), {}), 1)
-            parts = [_logits(quietly(module, (rows,), {}), len(rows)) for rows in unit.split(_ROWS)]
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
-        return None
+    unit = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        parts = [_mapped(module, rows) for rows in (torch.zeros_like(unit[:1]), *torch.split(unit, _ROWS))]
     known = [part for part in parts if part is not None]
-    if offset is None or len(known) < len(parts):
+    if len(known) < len(parts):
         return None
+    offset, *known = known
     return (torch.cat(known) - offset).mT.contiguous()
+
+
+def _mapped(module: nn.Module, rows: Tensor) -> Tensor | None:
+    """What the map makes of ``rows``; a hash router wants token ids as well, which change nothing of its logits."""
+    ids = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for args in ((rows,), (rows, ids)):
+        try:
+            return _logits(quietly(module, args, {}), len(rows))
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+            continue
+    return None
 
 
 def _logits(output: object, rows: int) -> Tensor | None:

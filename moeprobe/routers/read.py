@@ -123,7 +123,8 @@ def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None
     if site.reader is not None and site.reader.is_block:
         return _handed_on(call, weights)
     try:
-        return observe(site.router, call.args, call.kwargs, weights)
+        logits = call.returned.logits
+        return observe(site.router, call.args, call.kwargs, weights, None if logits is None else logits.shape[-1])
     except (RuntimeError, TypeError, NotImplementedError):
         # Some kernels refuse a dispatch mode.
         return _handed_on(call, weights)

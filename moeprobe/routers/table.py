@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moeprobe.findings.evidence import HashTable
+from moeprobe.findings.weights import HashTable
 
 TokenIds = Callable[[], frozenset[int] | None]
 """Gives the token ids that a text can hold, None where they are not known."""

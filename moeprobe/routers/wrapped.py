@@ -118,7 +118,8 @@ def _running_copy(module: nn.Module) -> nn.Module | None:
     active = getattr(module, "active_adapters", None) or []
     if getattr(module, "disable_adapters", False) or not active or not isinstance(copies, nn.ModuleDict):
         return original
-    return copies[active[0]] if active[0] in copies else original
+    found: nn.Module | None = copies._modules.get(active[0], original)
+    return found
 
 
 def _is_tuner(module: nn.Module) -> bool:

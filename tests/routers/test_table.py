@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moeprobe.findings.evidence import HashTable
+from moeprobe.findings.weights import HashTable
 from moeprobe.routers.table import TokenIds, table_facts
 
 EXPERTS, K, ROWS = 8, 2, 64
