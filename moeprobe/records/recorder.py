@@ -221,7 +221,7 @@ class Recording:
         misdispatched = gate.router.misdispatched or bool(misplaced(call))
         if known is None or verified != gate.router.verified:
             facts = {"verified": verified, "reason": reason, "misdispatched": misdispatched}
-            gate = gate.with_router(gate.router.modelcopied(update=facts))
+            gate = gate.with_router(gate.router.model_copy(update=facts))
             self._known.keep(gate, self.batch)
         if explained:
             self._known.keep_relative(gate)
