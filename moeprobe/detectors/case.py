@@ -14,7 +14,6 @@ from moeprobe.detectors.wording import number
 from moeprobe.findings.evidence import Activations, RouterEvidence
 from moeprobe.findings.finding import SEVERITIES, Check, Finding, Severity, VerdictName
 
-
 EVERY = "every token uses every expert, so there is no choice to judge"
 SINGLE = "there is a single expert, so there is no choice to judge"
 

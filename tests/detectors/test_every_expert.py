@@ -1,4 +1,4 @@
-"""Where every token uses every expert, or there is one, nothing is chosen: no finding says so, and every reason is true."""
+"""Where every token uses every expert, or there is only one, no finding is made of it, and every reason is true."""
 
 import pytest
 
