@@ -112,9 +112,14 @@ def test_compiled_while_recorded_and_the_original_called() -> None:
 
 def test_the_stance_is_put_back_after_an_error_and_shared_by_threads() -> None:
     model = torch.compile(build("mixtral"), backend="eager")
-    with pytest.raises(ValueError, match="of the user"), moeprobe.record(model):
-        assert stance() == "force_eager"
-        raise ValueError("of the user")
+
+    def fails() -> None:
+        with moeprobe.record(model):
+            assert stance() == "force_eager"
+            raise ValueError("of the user")
+
+    with pytest.raises(ValueError, match="of the user"):
+        fails()
     assert stance() == "default"
     began, finish = threading.Event(), threading.Event()
 

@@ -136,10 +136,14 @@ def test_adapters_that_are_off_merged_or_unloaded() -> None:
     assert_true(recorded(wrapped.merge_and_unload()), plain)
 
 
-def test_dora_on_a_gate_that_is_a_linear_layer() -> None:
-    case = next(case for case in ZOO if case.name == "granitemoe")
+@pytest.mark.parametrize(
+    ("family", "target", "dora"),
+    [("hunyuan_v1_moe", "gate.wg", False), ("hunyuan_v1_moe", "gate.wg", True), ("afmoe", "router.gate", False)],
+)
+def test_a_linear_layer_inside_the_router(family: str, target: str, dora: bool) -> None:
+    case = next(case for case in ZOO if case.name == family)
     plain = recorded(build_case(case))
-    wrapped = trained(peft.get_peft_model(build_case(case), lora(["router.layer"], use_dora=True)))
+    wrapped = trained(peft.get_peft_model(build_case(case), lora([target], use_dora=dora)))
     assert_true(recorded(wrapped), plain)
     base = plain.records[0].gate.weight
     acting = recorded(wrapped).records[0].gate.weight
