@@ -41,7 +41,7 @@ import moeprobe.checkpoint.hub
 from moeprobe.checkpoint import names, raw_config
 config = json.load(open(folder + "/config.json"))
 names.module_tensors(config, []), raw_config.read_config(config, "")  # transformers builds its tables once a process
-weights_scan._evidence = lambda gate, vocabulary: weights_scan.RouterEvidence(router=gate.router)
+weights_scan._evidence = lambda gate, vocabulary, ids: weights_scan.RouterEvidence(router=gate.router)
 start, before = time.perf_counter(), fetched()
 found = weights_scan.scan(folder)
 print(json.dumps([time.perf_counter() - start, fetched() - before, len(found.routers)]))

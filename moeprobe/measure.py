@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.provenance import describe_model
+from moeprobe.checkpoint.token_ids import reached_ids
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import NEEDS_FORWARD, Model, Unchecked
@@ -25,6 +27,7 @@ from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
 from moeprobe.routers.weights import expert_weights, gate_weights
+from moeprobe.routers.wrapped import inner
 from moeprobe.statistics.collect import Collector
 from moeprobe.statistics.questions import Questions
 
@@ -89,16 +92,23 @@ def measure(
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
+
+    @cache
+    def ids() -> frozenset[int] | None:
+        return reached_ids(opened.reader, live.config)
+
     routers = [
         RouterEvidence(
             router=gate.router,
-            weights=gate_weights(gate, opened.vocabulary),
+            weights=gate_weights(gate, opened.vocabulary, ids),
             experts=experts.get(gate.router.path) or expert_weights(sites[gate.router.path], gate),
             activations=collector.activations(gate.router.path) if recording.failure is None else None,
         )
         for gate in gates
     ]
-    model = describe_model(opened.checkpoint, live, [site.router for site in recording.sites])
+    model = describe_model(
+        opened.checkpoint, live, [inner(site.router) for site in recording.sites], type(inner(live)).__name__
+    )
     return Measured(recording, gates, routers, model)
 
 

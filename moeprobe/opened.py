@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from moeprobe.checkpoint.config_sizes import refuse_hidden_experts
 from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer
@@ -16,6 +16,7 @@ from moeprobe.findings.unread import Unread
 from moeprobe.parallel.launch import Kind, own_device
 from moeprobe.records.streaming import Layers, open_stream
 from moeprobe.routers.find import find_sites
+from moeprobe.routers.wrapped import unframed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,8 +92,10 @@ def open_model(
             raise OptionError("A model that is already loaded needs its tokenizer: analyze(model, tokenizer=...).")
         if stream:
             raise OptionError("A model that is already loaded cannot be streamed; give its folder or hub id.")
-        suits(str(model.config.model_type))
-        return Opened(None, model.eval(), tokenizer, [])
+        # What compiles it or runs it in parallel adds nothing that is judged, and hides what it is.
+        live = cast("PreTrainedModel", unframed(model))
+        suits(str(live.config.model_type))
+        return Opened(None, live.eval(), tokenizer, [])
 
     if stream and device_map in DEVICE_MAPS:
         raise OptionError(f"--stream runs on one device; give cpu or cuda:0 as --device-map, not {device_map}.")

@@ -6,13 +6,14 @@ what its experts receive, what its block does with their output.
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
 from moeprobe.checkpoint.load import embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
+from moeprobe.checkpoint.token_ids import named_ids
 from moeprobe.errors import CheckpointError, NotMoEError, OptionError
 from moeprobe.findings.router import Router
 from moeprobe.measure import every_gate
@@ -105,18 +106,7 @@ def _run(model: "PreTrainedModel") -> Recording:
 def _random_ids(model: "PreTrainedModel") -> torch.Tensor:
     """Ids [rows, length] that the config gives no meaning: no image, no end of text."""
     vocabulary, _ = embedding_shape(model)
-    special = set(_named_ids(model.config.to_dict()))
+    special = set(named_ids(model.config.to_dict()))
     usable = torch.tensor([index for index in range(vocabulary) if index not in special])
     picks = torch.randint(len(usable), (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(0))
     return usable[picks]
-
-
-def _named_ids(config: dict[Any, Any]) -> list[int]:
-    """Every number, or list of numbers, that a config calls a token id or index."""
-    found: list[int] = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found += _named_ids(value)
-        elif str(name).endswith(("token_id", "token_ids", "token_index")):
-            found += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)]
-    return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from moeprobe.checkpoint.quantised.codes import UnreadableError
 from moeprobe.checkpoint.quantised.naming import belongs_to_codes
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
+from moeprobe.checkpoint.token_ids import stored_ids
 from moeprobe.checkpoint.weights import refuse_broken_promises
 from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import RouterEvidence
@@ -31,6 +33,7 @@ from moeprobe.findings.weights import ExpertWeights
 from moeprobe.progress import Progress
 from moeprobe.routers.stored_gate import read_said, read_stored
 from moeprobe.routers.stored_sites import StoredSite
+from moeprobe.routers.table import TokenIds
 from moeprobe.routers.weights import gate_weights
 from moeprobe.weights_only.inventory import take_inventory
 
@@ -119,11 +122,16 @@ def scan(
             refuse_broken_promises({name: _shard(stored, name) for name in here}, headers, str(stored.index))
         inventory.refuse_contradictions(headers)
     vocabulary = _vocabulary(inventory.tensors, headers, config)
+
+    @cache
+    def ids() -> frozenset[int] | None:
+        return stored_ids(stored.files, stored.config)
+
     routers, not_checked, entries = [], [], 0
     for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
         entries += sum(tensor.numel() for tensor in read.values())
         try:
-            routers.append(_evidence(read_stored(site, read, said), vocabulary))
+            routers.append(_evidence(read_stored(site, read, said), vocabulary, ids))
         except ValueError as error:
             blocking = isinstance(error, UnreadableError)
             not_checked.append(Unchecked(what=site.path, why=str(error), blocking=blocking))
@@ -207,10 +215,10 @@ def _small(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) <= 2 or (len(shape) == 3 and belongs_to_codes(name))
 
 
-def _evidence(gate: "Gate", vocabulary: int | None) -> RouterEvidence:
+def _evidence(gate: "Gate", vocabulary: int | None, ids: TokenIds) -> RouterEvidence:
     return RouterEvidence(
         router=gate.router,
-        weights=gate_weights(gate, vocabulary),
+        weights=gate_weights(gate, vocabulary, ids),
         experts=ExpertWeights(reason="the experts' weights were not read"),
     )
 

@@ -13,10 +13,12 @@ from moeprobe.errors import IncompleteError
 
 _SELECTION_BIAS = re.compile(r"(^|\.)(e_score_correction_bias|correction_bias|expert_bias)$")
 
+_TABLE = re.compile(r"(^|\.)tid2eid$")
+
 
 def check_shapes(
     checkpoint: Checkpoint,
-    mismatched: Collection[tuple[str, tuple[int], tuple[int]]],
+    mismatched: Collection[tuple[str, tuple[int, ...], tuple[int, ...]]],
     make: Callable[[dict[str, Any]], nn.Module],
 ) -> None:
     """Refuse tensors ``(name, shape in the files, shape in the model)`` that the config does not agree with.
@@ -26,6 +28,18 @@ def check_shapes(
     Raises:
         IncompleteError: there is one.
     """
+    tables = [entry for entry in mismatched if _TABLE.search(entry[0]) and entry[1][1:] == entry[2][1:]]
+    if tables and len(tables) == len(mismatched):
+        name, stored, expected = min(tables)
+        change = expected[0] - stored[0]
+        what = (
+            f"give each of the {change} new ones a row of {stored[1]} distinct experts" if change > 0 else "cut it too"
+        )
+        raise IncompleteError(
+            f"{name} of {checkpoint.source} has rows for {stored[0]} token ids and the embedding, like vocab_size in "
+            f"config.json, for {expected[0]}: the vocabulary was resized without this table; {what} (in all "
+            f"{len(tables)} such tables), or judge what is there with --weights-only."
+        )
     if mismatched:
         name, stored, expected = min(mismatched)
         differing = [at for at, (one, other) in enumerate(zip(stored, expected, strict=False)) if one != other]

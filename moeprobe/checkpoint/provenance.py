@@ -21,15 +21,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def describe_model(checkpoint: Checkpoint | None, model: "PreTrainedModel", routers: Sequence[nn.Module]) -> Model:
-    """Source, revision, dtype and size; ``checkpoint`` is None for a model that was given loaded."""
+def describe_model(
+    checkpoint: Checkpoint | None, model: "PreTrainedModel", routers: Sequence[nn.Module], architecture: str = ""
+) -> Model:
+    """Source, revision, dtype and size; ``checkpoint`` is None for a model that was given loaded.
+
+    ``architecture`` is the model's class, where an adapter stands around it.
+    """
     source = checkpoint.source if checkpoint else f"{type(model).__name__} in memory"
     return Model(
         source=source,
         name=checkpoint.name if checkpoint else type(model).__name__,
         revision=checkpoint.revision if checkpoint else None,
         model_type=str(model.config.model_type),
-        architecture=type(model).__name__,
+        architecture=architecture or type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         parameters=sum(p.numel() for p in model.parameters()),
         router_parameters=sum(p.numel() for router in routers for p in router.parameters()),

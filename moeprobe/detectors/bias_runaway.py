@@ -117,7 +117,7 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
         """One check per router."""
         cases = self.open(evidence, limits)
         biases = [_routed_bias(router) for router in evidence.routers]
-        lost_everywhere = all(len(set(bias.values)) == 1 for bias in biases if bias)
+        lost_everywhere = all(len(set(bias.values)) == 1 for bias in biases if bias and bias.values[1:])
         for case, bias in zip(cases, biases, strict=True):
             if case.evidence.router.kind == "hash":
                 case.skip("a hash table chooses here, without a bias")
@@ -125,9 +125,9 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
                 case.skip("no selection bias")
             elif bad := [e for e, value in enumerate(bias.values) if not math.isfinite(value)]:
                 _find_nonfinite(case, bad)
-            elif len(set(bias.values)) == 1:
+            elif case.chooses() and len(set(bias.values)) == 1:
                 _find_lost(case, bias, lost_everywhere)
-            else:
+            elif case.chooses():
                 case.weigh()
                 _judge_rounding(case, bias)
                 _judge_groups(case, bias)

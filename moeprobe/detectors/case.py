@@ -14,6 +14,9 @@ from moeprobe.detectors.wording import number
 from moeprobe.findings.evidence import Activations, RouterEvidence
 from moeprobe.findings.finding import SEVERITIES, Check, Finding, Severity, VerdictName
 
+EVERY = "every token uses every expert, so there is no choice to judge"
+SINGLE = "there is a single expert, so there is no choice to judge"
+
 
 class Limits(BaseModel):
     """The bars of one detector. Every field says what it bounds and where its value comes from."""
@@ -134,6 +137,14 @@ class Case(Generic[L]):
         if problems:
             worst = min(problems, key=lambda finding: SEVERITIES.index(finding.severity))
             self.findings = [found for found in self.findings if found is worst or found.severity == "info"]
+
+    def chooses(self) -> bool:
+        """Whether this router has a choice to judge; if it has none, the verdict says so."""
+        router = self.evidence.router
+        if router.top_k < router.score_columns:
+            return True
+        self.skip(SINGLE if router.score_columns == 1 else EVERY)
+        return False
 
     def activations(self) -> Activations | None:
         """Return what the probe showed here, or None with the reason noted in the verdict."""

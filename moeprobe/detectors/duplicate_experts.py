@@ -69,13 +69,17 @@ class DuplicateExperts(Detector[DuplicateExpertsLimits]):
         cases = self.open(evidence, limits)
         for case in cases:
             equal = _judge_experts(case)
-            _judge_rows(case, equal)
+            if case.evidence.router.score_columns > 1:
+                _judge_rows(case, equal)
         return Judgement.of(cases)
 
 
 def _judge_experts(case: Case[DuplicateExpertsLimits]) -> set[int]:
     """The experts that were found to be copies."""
     experts = case.evidence.experts
+    if case.evidence.router.experts == 1:
+        case.skip("there is a single expert, and no other to compare it with")
+        return set()
     if experts is None or experts.reason:
         case.skip(experts.reason if experts else "the experts' weights were not read")
         return set()

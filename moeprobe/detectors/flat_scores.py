@@ -57,7 +57,7 @@ a selection bias.
 from pydantic import Field
 
 from moeprobe.detectors import flatness
-from moeprobe.detectors.case import Case, Limits
+from moeprobe.detectors.case import SINGLE, Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.wording import listed, number, percent
 from moeprobe.findings.evidence import Activations, Evidence
@@ -96,6 +96,10 @@ class FlatScores(Detector[FlatScoresLimits]):
             if case.evidence.router.kind == "hash":
                 case.skip("a hash table chooses here, not the scores")
                 continue
+            if case.evidence.router.score_columns == 1:
+                _judge_finite(case)
+                case.skip(SINGLE)
+                continue
             _judge_weights(case)
             if shown := _judgeable(case):
                 _judge_spread(case, shown)
@@ -106,14 +110,21 @@ class FlatScores(Detector[FlatScoresLimits]):
         return Judgement.of(cases)
 
 
-def _judge_weights(case: Case[FlatScoresLimits]) -> None:
-    weights, experts = case.evidence.weights, case.evidence.router.experts
+def _judge_finite(case: Case[FlatScoresLimits]) -> None:
+    weights = case.evidence.weights
     if weights is None:
         case.note("the gate's weights were not read")
         return
     case.weigh()
     if weights.nonfinite_rows:
         case.note("gate rows that are not finite are left out (see sqrt-nan)")
+
+
+def _judge_weights(case: Case[FlatScoresLimits]) -> None:
+    _judge_finite(case)
+    weights, experts = case.evidence.weights, case.evidence.router.experts
+    if weights is None:
+        return
     # Columns beyond the routed experts are zero or skip experts, which a family may fix at zero.
     zero = [row for row in weights.zero_rows if row < experts]
     if zero:
@@ -228,7 +239,10 @@ def _judge_rounding(case: Case[FlatScoresLimits], shown: Activations) -> None:
 def _judge_tokens(case: Case[FlatScoresLimits], shown: Activations) -> None:
     router, limits = case.evidence.router, case.limits
     # Who chooses every column always has the same set.
-    if shown.selection is None or shown.logits is None or router.top_k >= router.score_columns:
+    if router.top_k >= router.score_columns:
+        case.note("every token uses every expert: only how their weights differ was judged")
+        return
+    if shown.selection is None or shown.logits is None:
         return
     modal, share = shown.selection.modal, shown.logits.token_share
     hardly = share is not None and share < limits.token_share_warning

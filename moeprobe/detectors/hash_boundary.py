@@ -13,10 +13,14 @@ from anything else in the model; any other one costs loss.
 
 ## How it is measured
 
-From the table, exactly: as many rows as the vocabulary, ids inside the range of experts, distinct experts in a
+From the table, exactly: a row for every token id, ids inside the range of experts, distinct experts in a
 row, no constant table, every expert reachable, no expert that far more ids name than others, and hash layers
 only before the learned ones. On the probe: the recorded experts against the table, and the load that the table
 predicts against the measured one. Sums of weights and low scores of hash layers are judged by sqrt-nan.
+
+What counts are the rows that a text can reach: those of the token ids that the tokenizer gives, without its reserved
+ones (<|reserved_3|>, [unused7]). Faults in any other row, and rows beyond the embedding, are infos. With the weights
+alone the ids are those of the checkpoint's tokenizer.json; without one every row counts.
 
 At the boundary: the share of tokens whose experts change under a relative noise of 2 to the power -8 on the
 router's input, and the jumps in the size of the router's input and of the MoE output from the last hash layer
@@ -41,7 +45,8 @@ few learned layers have no worst other layer worth comparing with and are not ju
 
 ## What to do
 
-Copy `tid2eid` from the base checkpoint. For an unsettled boundary compare the first learned gate with the base;
+Copy `tid2eid` from the base checkpoint. Where the vocabulary was extended and the table was not, extend the table:
+a row of distinct experts for each new token id. For an unsettled boundary compare the first learned gate with the base;
 when training, look at the saturation of that layer between checkpoints.
 
 ## References
@@ -57,22 +62,16 @@ from pydantic import Field
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.hash_skew import judge_skew
+from moeprobe.detectors.hash_table import judge_table
 from moeprobe.detectors.wording import listed, number, percent
-from moeprobe.findings.evidence import Activations, Evidence, HashTable
+from moeprobe.findings.evidence import Activations, Evidence
 
-ALL_ZERO = "the hash table is all zero"
-CONSTANT = "the hash table is constant"
-OUT_OF_RANGE = "the hash table names experts that do not exist"
-REPEATS = "the hash table names an expert twice for one token"
-ROWS = "the hash table has not one row per token id"
-UNREACHABLE = "the hash table leaves experts out"
 MISPLACED = "a hash layer comes after a learned one"
 NOT_USED = "the recorded experts are not those of the hash table"
 OTHER_LOAD = "the measured load is not the one that the hash table predicts"
 UNSETTLED = "the first learned layer chooses unstably"
 JUMP = "sizes jump at the hash boundary"
 
-_COPY = "Copy tid2eid from the base checkpoint"
 _COMPARE = "Compare the layers at the boundary with the base checkpoint"
 
 
@@ -105,7 +104,7 @@ class HashBoundary(Detector[HashBoundaryLimits]):
             model.skip("no hash layers")
             return Judgement.of([model])
         for case in hashed:
-            _judge_table(case)
+            judge_table(case)
             judge_skew(case)
             _judge_place(case, learned)
             if shown := case.activations():
@@ -115,44 +114,6 @@ class HashBoundary(Detector[HashBoundaryLimits]):
         if learned and all(found.cause != MISPLACED for found in hashed[-1].findings):
             _judge_boundary(hashed[-1], learned)
         return Judgement.of(cases)
-
-
-def _judge_table(case: Case[HashBoundaryLimits]) -> None:
-    table = case.evidence.weights.hash_table if case.evidence.weights else None
-    if table is None:
-        case.skip("the hash table was not read")
-        return
-    case.weigh()
-    faults = _faults(table)
-    if not faults:
-        return
-    (cause, measured, quantity), *_ = faults
-    # Extra rows are never looked up.
-    harmless = cause == ROWS and table.rows > table.vocabulary
-    case.find(
-        "warning" if harmless else "error",
-        f"tid2eid is damaged: {'; '.join(f'{what} ({number(count)})' for _, count, what in faults)}",
-        quantity=quantity,
-        measured=measured,
-        cause=cause,
-        remedy=_COPY,
-        experts=table.unreachable if cause == UNREACHABLE else (),
-    )
-
-
-def _faults(table: HashTable) -> list[tuple[str, int, str]]:
-    """Cause, number and name of every fault, the one that explains the others first."""
-    if table.all_zero or (table.constant and table.rows > 1):
-        name = "all entries are zero, rows" if table.all_zero else "all rows are equal, rows"
-        return [(ALL_ZERO if table.all_zero else CONSTANT, table.rows, name)]
-    found = [
-        (OUT_OF_RANGE, table.out_of_range, "entries out of range"),
-        (REPEATS, table.rows_with_repeats, "rows with a repeated expert"),
-        (UNREACHABLE, len(table.unreachable), "experts that no token reaches"),
-    ]
-    if table.rows != table.vocabulary:
-        found.append((ROWS, table.rows, f"rows for {number(table.vocabulary)} token ids"))
-    return [fault for fault in found if fault[1] or fault[0] == ROWS]
 
 
 def _judge_place(case: Case[HashBoundaryLimits], learned: list[Case[HashBoundaryLimits]]) -> None:

@@ -1,6 +1,14 @@
 """Which findings of other detectors explain a dead or an overloaded expert of the same router."""
 
-from moeprobe.detectors import bias_runaway, dead_experts, hash_boundary, nonfinite_tensors, sqrt_nan, tensor_sizes
+from moeprobe.detectors import (
+    bias_runaway,
+    dead_experts,
+    hash_boundary,
+    hash_table,
+    nonfinite_tensors,
+    sqrt_nan,
+    tensor_sizes,
+)
 from moeprobe.findings.finding import Finding
 
 LOAD_DETECTORS = ("dead-experts", "overloaded-experts")
@@ -14,6 +22,9 @@ _HARMLESS = {
     hash_boundary.UNSETTLED,
     hash_boundary.JUMP,
     hash_boundary.MISPLACED,
+    # A token id without a row stops the forward pass, and no text reaches a spare one.
+    hash_table.ROWS,
+    hash_table.SPARE_ONLY,
 }
 _ROOTS = ("flat-scores", "bias-runaway", "sqrt-nan", "hash-boundary")
 
@@ -29,7 +40,7 @@ def uneven_at_a_broken_router(root: Finding, found: Finding, _depth: dict[str | 
         return False
     if root.cause in _HARMLESS:
         return False
-    unreachable = root.cause == hash_boundary.UNREACHABLE or root.cause.endswith(bias_runaway.NEVER)
+    unreachable = root.cause == hash_table.UNREACHABLE or root.cause.endswith(bias_runaway.NEVER)
     if found.cause == dead_experts.NEVER_USED and unreachable:
         return set(found.experts) <= set(root.experts)
     return True

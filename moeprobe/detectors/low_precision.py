@@ -88,6 +88,8 @@ def _judge(case: Case[LowPrecisionLimits]) -> None:
     if router.kind == "hash":
         case.skip("a hash table chooses here, not the scores")
         return
+    if not case.chooses():
+        return
     shown = case.activations()
     if shown is None:
         return

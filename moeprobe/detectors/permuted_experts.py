@@ -97,12 +97,20 @@ class PermutedExperts(Detector[PermutedExpertsLimits]):
         for case in cases:
             if case.activations() is None:
                 continue
-            test = tests.get(case.evidence.router.path)
-            if test is None:
+            test, router = tests.get(case.evidence.router.path), case.evidence.router
+            if router.top_k >= router.experts:
+                _nobody_else(case)
+            elif test is None:
                 case.skip(_why_not(experiments))
             else:
                 _judge_test(case, test)
         return Judgement.of(cases)
+
+
+def _nobody_else(case: Case[PermutedExpertsLimits]) -> None:
+    router = case.evidence.router
+    if case.chooses():
+        case.skip(f"{router.top_k} of {router.experts} experts are chosen, so there are no others to draw at random")
 
 
 def _why_not(experiments: Experiments) -> str:

@@ -56,6 +56,9 @@ from moeprobe.findings.evidence import Evidence
 
 RANDOM = "the gate is a random matrix"
 
+_LEAST_ROWS = 3
+"""Below this a gate has no shape (``routers.gate_shape``)."""
+
 
 class UntrainedGateLimits(Limits):
     """Bars of untrained-gate."""
@@ -80,6 +83,13 @@ class UntrainedGate(Detector[UntrainedGateLimits]):
         return Judgement.of(cases)
 
 
+def _why_no_shape(case: Case[UntrainedGateLimits]) -> str:
+    router, weights = case.evidence.router, case.evidence.weights
+    if weights is not None and router.experts < _LEAST_ROWS:
+        return f"the gate is too small to tell: {router.experts} x {router.hidden_size}"
+    return "the gate's weights were not read, or are zero or not finite"
+
+
 def _judge(case: Case[UntrainedGateLimits]) -> None:
     seen, limits = case.evidence, case.limits
     shape = seen.weights.shape if seen.weights else None
@@ -88,7 +98,7 @@ def _judge(case: Case[UntrainedGateLimits]) -> None:
         case.skip("a hash table chooses here, not the gate")
         return
     if shape is None:
-        case.skip("the gate's weights were not read, or are zero or not finite")
+        case.skip(_why_no_shape(case))
         return
     if shape.rows * shape.columns < limits.min_entries:
         case.skip(f"the gate is too small to tell: {shape.rows} x {shape.columns}")

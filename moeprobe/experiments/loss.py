@@ -11,6 +11,7 @@ from torch import Tensor
 from moeprobe.checkpoint.load import embedding_shape
 from moeprobe.probes.batches import Batch
 from moeprobe.records.arguments import fills_canvas, is_encoder_decoder, text_arguments
+from moeprobe.records.eager import eagerly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,8 +78,11 @@ def token_losses(
         for start in range(0, batch.input_ids.shape[0], rows):
             part = slice(start, start + rows)
             ids, mask = batch.input_ids[part].to(device), batch.attention_mask[part].to(device)
-            with torch.no_grad():
+            # What the experiments change, they change through hooks, which compiled code does not call.
+            with torch.no_grad(), eagerly():
                 logits = model(**text_arguments(model, ids, mask)).logits
+            # Learned tokens without ids may stand before the text (prompt tuning).
+            logits = logits[:, -ids.shape[1] :]
             target, counted = ids[:, first:], batch.counted[part][:, first:]
             predicted = logits[:, : target.shape[1]].flatten(0, 1).float()
             loss = F.cross_entropy(predicted, target.flatten(), reduction="none")

@@ -11,20 +11,7 @@ from moeprobe.findings.plain import Plain
 from moeprobe.findings.router import Router
 from moeprobe.findings.specialisation import RouterSpecialisation, Specialisation
 from moeprobe.findings.unread import Unread
-from moeprobe.findings.weights import Busiest, ExpertWeights, GateShape, NormGain
-
-
-class HashTable(Plain):
-    """Integrity of ``tid2eid`` [vocabulary, k]: which experts each token id goes to."""
-
-    rows: int
-    vocabulary: int
-    out_of_range: int
-    rows_with_repeats: int
-    constant: bool
-    all_zero: bool
-    unreachable: list[int]
-    busiest: Busiest | None = None
+from moeprobe.findings.weights import ExpertWeights, GateShape, HashTable, NormGain
 
 
 class GateWeights(Plain):

@@ -53,3 +53,29 @@ class ExpertWeights(Plain):
     coupling: float | None = None
     rms: dict[str, list[float | None]] = {}
     shared: dict[str, float | None] = {}
+
+
+class HashTable(Plain):
+    """Integrity of ``tid2eid`` [vocabulary, k]: which experts each token id goes to.
+
+    Faults are counted in the rows that a text can reach: those of the embedding's ``vocabulary`` ids that the tokenizer
+    gives, or all of them where ``reached`` (their number) is None: the ids are not known, or every row is sound.
+    ``tail``: all faulty rows are the last so many of these. ``missing`` ids of a text have no row. In the other rows
+    that the embedding has, ``spare`` of them, ``spare_faults`` are faulty; ``spare_only`` are experts that only they
+    name.
+    """
+
+    rows: int
+    vocabulary: int
+    out_of_range: int
+    rows_with_repeats: int
+    constant: bool
+    all_zero: bool
+    unreachable: list[int]
+    reached: int | None = None
+    tail: int = 0
+    missing: int | None = None
+    spare: int = 0
+    spare_faults: int = 0
+    spare_only: list[int] = []
+    busiest: Busiest | None = None

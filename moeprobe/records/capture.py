@@ -14,6 +14,7 @@ from moeprobe.routers.probabilities import is_probabilities, logits_behind
 from moeprobe.routers.routing import Routing, first_float, lengths, read_arguments, read_output, rows
 from moeprobe.routers.verify import same_routing
 from moeprobe.routers.watched import routing_by_rows
+from moeprobe.routers.wrapped import inner
 
 
 class _Pass(threading.local):
@@ -88,7 +89,7 @@ class Capture:
         given = first_float((*args, *kwargs.values()))
         call.inputs = None if given is None else rows(given)
         if reader is not None:
-            call.returned = reader.read(module, args, kwargs, output)
+            call.returned = reader.read(inner(module), args, kwargs, output)
             # A block that is its own router calls its experts before it ends.
             call.equal = self._compare() if call.experts_calls else None
         else:

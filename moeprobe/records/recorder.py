@@ -1,9 +1,11 @@
 """Recording: a context manager that records the routing of a model's own forward passes."""
 
 import threading
+import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +14,25 @@ from torch.utils.hooks import RemovableHandle
 from moeprobe.errors import NotMoEError, RecordingError
 from moeprobe.findings.router import Router
 from moeprobe.records.capture import Capture
+from moeprobe.records.eager import eagerly
 from moeprobe.records.known import Known
+from moeprobe.records.passes import Passes, refuse_unhooked
 from moeprobe.records.record import Record
+from moeprobe.records.row_copies import copied, norms
 from moeprobe.records.row_labels import RowLabels
 from moeprobe.records.scopes import Frame, Scopes
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
-from moeprobe.routers.routing import UNUSED, lengths, widened
+from moeprobe.routers.routing import UNUSED, widened
 from moeprobe.routers.verify import misplaced, verify
+from moeprobe.routers.wrapped import inner
 
 Sink = Callable[[Record], None]
 
 NEVER_REACHED = "the forward pass never reached it"
+NEVER_CALLED = "it was never called while it was recorded"
 GONE_AROUND = "the router never fired: its block ran without it, so a fused kernel seems to go around it"
 
 
@@ -52,18 +59,23 @@ class Recording:
     the model that it went through. ``failure`` is set by whoever runs the model, if a forward pass failed.
     """
 
-    def __init__(self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, sink: Sink | None = None, keep_inputs: bool = False, warns: bool = False
+    ) -> None:
         self.model = model
         self.records: list[Record] = []
         self.failure: str | None = None
         self.own_error: Exception | None = None
         self._sink = sink if sink is not None else self.records.append
-        self._keep_inputs = keep_inputs
+        self._keep_inputs, self._warns = keep_inputs, warns
         self._known = Known()
         self._handles: list[RemovableHandle] = []
+        refuse_unhooked(model)
         self._sites = find_sites(model)
         self._captures: list[Capture] = []
         self._scopes = Scopes(model, [site.path for site in self._sites])
+        self._passes = Passes(model, self._begins, self.end_pass)
+        self._eager = ExitStack()
         self._pass = _Pass()
         if not self._sites:
             raise NotMoEError(
@@ -127,17 +139,18 @@ class Recording:
 
     def __enter__(self) -> Self:
         if self._handles:
+            self._warns = False  # whoever runs the block is told more than that nothing was recorded
             raise RecordingError("This recording is already running; make a new one with moeprobe.record(model).")
         habits = self._known.habits
         self._captures = [Capture(site, self._take, habits.get(site.path)) for site in self._sites]
         try:
-            root = self.model
-            self._handles.append(root.register_forward_pre_hook(self._begins, prepend=True))
+            self._eager.enter_context(eagerly())
+            self._handles += self._passes.attach_begin()
             self._handles += self._scopes.attach()
             for capture in self._captures:
                 self._handles += capture.attach()
             # Last: a block that is the model itself ends first.
-            self._handles.append(root.register_forward_hook(self._ends))
+            self._handles += self._passes.attach_end()
         except BaseException:
             self._detach()
             raise
@@ -147,21 +160,23 @@ class Recording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._detach()
+        if self._warns and kind is None and not self._passes.routed:
+            for site in self._sites:
+                self._known.miss(site.path, NEVER_CALLED, self.batch)
+            warnings.warn(self._passes.nothing_seen(), RuntimeWarning, stacklevel=2)
 
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._eager.close()
         self._known = self.known
         self._captures = []
 
-    def _begins(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+    def _begins(self) -> None:
         for capture in self._captures:
             capture.reset()
         self._pass.fired = {}
-
-    def _ends(self, *_: Any) -> None:
-        self.end_pass()
 
     def end_pass(self) -> None:
         """End the forward pass of this thread; for one that was stopped before its own end."""
@@ -174,6 +189,7 @@ class Recording:
                 self._known.miss(path, NEVER_REACHED, self.batch)
 
     def _take(self, site: Site, call: RouterCall) -> None:
+        self._passes.routed = True
         if not call.router_calls:
             self._known.refuse(site.path, GONE_AROUND, self.batch)
             return
@@ -193,7 +209,7 @@ class Recording:
         known = self._known.gates.get(site.path)
         explained = False
         if known is None:
-            relative = self._known.relative(type(site.router).__name__)
+            relative = self._known.relative(type(inner(site.router)).__name__)
             gate = read_gate(site, call, getattr(self.model, "config", None), relative)
             explained = gate.router.fit_error is not None and not gate.router.biased_weights
             verified, reason = verify(site, call)
@@ -229,20 +245,20 @@ class Recording:
         changed = call.equal is False and returned.experts is not None and returned.weights is not None
         return Record(
             router=gate.router,
-            logits=kept(_copy(used.logits, torch.float32)),
+            logits=kept(copied(used.logits, torch.float32)),
             experts=experts if keep is None else experts[keep],
             weights=weights if keep is None else weights[keep],
             token_ids=labels.token_ids,
             positions=labels.positions,
             documents=labels.documents,
             gate=gate,
-            returned_experts=kept(_copy(returned.experts if changed else None, torch.int64)),
-            returned_weights=kept(_copy(returned.weights if changed else None, torch.float32)),
+            returned_experts=kept(copied(returned.experts if changed else None, torch.int64)),
+            returned_weights=kept(copied(returned.weights if changed else None, torch.float32)),
             misplaced=misplaced(call),
             executed=sum(call.executed.values()),
             inputs=kept(call.inputs) if self._keep_inputs else None,
-            routed=kept(_norms(call.routed, total, gate.router.output_factor or 1.0)),
-            shared=kept(_norms(call.gated_shared, total)),
+            routed=kept(norms(call.routed, total, gate.router.output_factor or 1.0)),
+            shared=kept(norms(call.gated_shared, total)),
             residual=kept(call.residual if call.residual is not None and call.residual.shape[0] == total else None),
         )
 
@@ -258,19 +274,11 @@ class Recording:
         return labels
 
 
-def _copy(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype, copy=True)
-
-
-def _norms(tensor: Tensor | None, total: int, factor: float = 1.0) -> Tensor | None:
-    """L2 norm of each row in float32; None where the rows are not the router's rows."""
-    if tensor is None or tensor.shape[0] != total:
-        return None
-    return lengths(tensor) if factor == 1.0 else lengths(tensor) * factor
-
-
 def record(model: nn.Module, *, keep_inputs: bool = False) -> Recording:
     """Record the routing of ``model`` while the block runs; its outputs stay as they are.
+
+    Behind torch.compile, data parallelism and PEFT the routers have the paths that they have without. Compiled code
+    runs uncompiled in the block, since a compiled graph calls no hooks.
 
         with moeprobe.record(model) as recording:
             model(**batch)
@@ -283,7 +291,10 @@ def record(model: nn.Module, *, keep_inputs: bool = False) -> Recording:
 
     Raises:
         NotMoEError: no router was found.
-        RecordingError: the same recording is entered twice.
+        RecordingError: the same recording is entered twice, or no hook sees what the model does (TorchScript).
+
+    Warns:
+        RuntimeWarning: no router was called while the block ran.
 
     """
-    return Recording(model, keep_inputs=keep_inputs)
+    return Recording(model, keep_inputs=keep_inputs, warns=True)

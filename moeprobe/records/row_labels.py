@@ -1,6 +1,6 @@
 """Row labels: which tokens the rows of a router are, and which of them are recorded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class RowLabels:
 
         """
         shaped = frame.ids if frame.ids is not None else frame.mask
+        if frame.virtual and shaped is not None and total == shaped.numel() + frame.virtual * shaped.shape[0]:
+            return cls._behind_virtual(frame, shaped, path, device, documents, kept)
         try:
             part = frame.rows_of(total, path)
         except ValueError:
@@ -53,7 +55,7 @@ class RowLabels:
         count = 1 if shaped is None or total % shaped.shape[0] else shaped.shape[0]
         length = total // count
         explained = frame.ids is None or frame.ids.numel() == total
-        positions = torch.arange(length, device=device).repeat(count)
+        positions = torch.arange(length, device=device).repeat(count) + (frame.cached if frame.mask is None else 0)
         named = torch.arange(count, device=device)
         if documents is not None and documents.shape[0] == count:
             named = documents.to(device)
@@ -76,3 +78,20 @@ class RowLabels:
         if keep is None or bool(keep.all()):
             return cls(token_ids, positions, row_documents, None)
         return cls(None if token_ids is None else token_ids[keep], positions[keep], row_documents[keep], keep)
+
+    @classmethod
+    def _behind_virtual(
+        cls,
+        frame: Frame,
+        shaped: Tensor,
+        path: str,
+        device: torch.device,
+        documents: Tensor | None,
+        kept: tuple[Tensor | None, Tensor | None],
+    ) -> "RowLabels":
+        """Labels of the rows of real tokens, where learned ones without ids stand before them."""
+        labels = cls.of(replace(frame, virtual=0), shaped.numel(), path, device, documents, kept)
+        keep = torch.zeros(shaped.shape[0], frame.virtual + shaped.shape[1], dtype=torch.bool, device=device)
+        real = True if labels.keep is None else labels.keep.reshape(shaped.shape)
+        keep[:, frame.virtual :] = real
+        return cls(labels.token_ids, labels.positions, labels.documents, keep.flatten())

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from moeprobe.routers.wrapped import by_path, entrances, inner
+
 _TYPES = re.compile(r"token_type_ids$")
 _ID_NAMES = {"input_ids", "decoder_input_ids"}
 _SENSES = re.compile(r"pixel|image|grid|audio|feature|patch")
@@ -25,13 +27,16 @@ _VISION = re.compile(r"vision|visual|image")
 class Frame:
     """Inputs of one model while it runs: ids and mask [batch, length], token types by name.
 
-    ``first`` says whether the ids are those of the outermost model (a decoder has others).
+    ``first`` says whether the ids are those of the outermost model (a decoder has others). ``virtual`` learned tokens
+    without ids stand before those of every row (prompt tuning), ``cached`` ones are in the cache (generating).
     """
 
     ids: Tensor | None = None
     mask: Tensor | None = None
     types: tuple[Tensor, ...] = ()
     first: bool = True
+    virtual: int = 0
+    cached: int = 0
 
     def rows_of(self, total: int, path: str) -> Tensor | None:
         """[batch x length] bool, the rows that a router with ``total`` rows saw; None where it saw all of them.
@@ -71,11 +76,11 @@ class Scopes:
         self._running = _Running()
         self._last = Frame()
         holders = {".".join(path.split(".")[:count]) for path in paths for count in range(path.count(".") + 1)}
-        signatures = [
-            (path, module, inspect.signature(module.forward))
-            for path, module in model.named_modules()
-            if not path or path in holders
-        ]
+        first = entrances(model)
+        self._prompted = len(first) > 1
+        places = [("", module) for module in first]
+        places += [(path, module) for path, module in by_path(model).items() if path in holders and path]
+        signatures = [(path, module, _signature(module)) for path, module in places]
         self._watched = [
             (module, signature)
             for path, module, signature in signatures
@@ -123,10 +128,40 @@ class Scopes:
             if _TYPES.search(name) and isinstance(value, Tensor) and value.ndim == 2
         )
         if outer is None:
-            return Frame(ids, mask, types)
+            return Frame(ids, mask, types, cached=_cached(given.get("past_key_values")))
         if ids is not None and not _same(ids, outer.ids):
             return Frame(ids, mask, types, first=False)
+        virtual = _virtual(given.get("inputs_embeds"), mask, outer) if self._prompted else 0
+        if virtual:
+            return replace(outer, virtual=virtual)
         return replace(outer, mask=outer.mask if mask is None else mask, types=types or outer.types)
+
+
+def _signature(module: nn.Module) -> inspect.Signature:
+    """The arguments of a module; a wrapper that hands on whatever it is given has those of what it wraps."""
+    own = inspect.signature(module.forward)
+    core = inner(module)
+    named = any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own.parameters.values())
+    return own if named or core is module else inspect.signature(core.forward)
+
+
+def _cached(cache: Any) -> int:
+    """Tokens that the cache holds before the pass, 0 where that cannot be told."""
+    try:
+        return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+        return 0
+
+
+def _virtual(embedded: Any, mask: Tensor | None, outer: Frame) -> int:
+    """Tokens that the model around this one has put before its own ids; 0 where it has done nothing of that kind."""
+    if outer.virtual:
+        return outer.virtual
+    if outer.ids is None or (outer.mask is not None and outer.mask.shape != outer.ids.shape):
+        return 0
+    batch, length = outer.ids.shape
+    wide = embedded if isinstance(embedded, Tensor) and embedded.ndim == 3 else mask
+    return max(0, wide.shape[1] - length) if wide is not None and wide.shape[0] == batch else 0
 
 
 def _sees(signature: inspect.Signature) -> bool:

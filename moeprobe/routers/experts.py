@@ -4,8 +4,10 @@ from torch import Tensor, nn
 
 from moeprobe.checkpoint.spread import is_spread
 from moeprobe.routers.find import Site
+from moeprobe.routers.wrapped import adapted_inside, has_wrappers, inner, named_parameters
 
 _NOT_BY_EXPERT = "the experts' tensors are not laid out by expert"
+_ADAPTED = "an adapter changes the experts' weights; merge it (merge_and_unload) to have them judged"
 _PLAIN = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
 
 
@@ -21,14 +23,15 @@ def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
     """
     parameters = _plain_parameters(site)
     assert site.experts is not None
+    experts = inner(site.experts)
     if any(p.is_meta for p in parameters.values()):
         raise ValueError("the experts are not in memory")
     if is_spread(site.experts):
         # To gather a layer of a large model could take more memory than a process has.
         raise ValueError("the experts are spread over several processes")
-    modules = _module_list(site.experts, count)
+    modules = _module_list(experts, count)
     if modules is not None:
-        each = [dict(module.named_parameters()) for module in modules]
+        each = [dict(named_parameters(module)) for module in modules]
         shapes = [{name: p.shape for name, p in one.items()} for one in each]
         if shapes[0] and all(shape == shapes[0] for shape in shapes):
             return {name: [one[name].detach() for one in each] for name in each[0]}
@@ -53,7 +56,9 @@ def stacked_names(site: Site, count: int) -> list[str]:
 def _plain_parameters(site: Site) -> dict[str, nn.Parameter]:
     if site.experts is None:
         raise ValueError("there is no experts module beside the router")
-    parameters = dict(site.experts.named_parameters())
+    if has_wrappers(site.experts) and adapted_inside(site.experts):
+        raise ValueError(_ADAPTED)
+    parameters = dict(named_parameters(site.experts))
     if not parameters:
         raise ValueError("the experts hold no parameters")
     if not all(map(is_plain, parameters.values())):
@@ -71,7 +76,7 @@ def _stacked(parameters: dict[str, nn.Parameter], count: int) -> bool:
 
 
 def _module_list(experts: nn.Module, count: int) -> list[nn.Module] | None:
-    for module in (experts, *experts.children()):
+    for module in (experts, *map(inner, experts.children())):
         if isinstance(module, nn.ModuleList) and len(module) >= count:
             return list(module)[:count]
     return None

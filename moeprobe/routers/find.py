@@ -9,6 +9,7 @@ from moeprobe.checkpoint.spread import is_spread_tensor
 from moeprobe.routers import families as _  # noqa: F401  registers the readers of the odd families
 from moeprobe.routers.declared import declared_routers
 from moeprobe.routers.readers import Reader, reader_of
+from moeprobe.routers.wrapped import by_path, inner
 
 ROUTER_NAME = re.compile(r"^(gate|router|wg|gating|gate_network|gating_network)$")
 _ROUTER_CLASS = re.compile(r"(router|gate|gating)", re.IGNORECASE)
@@ -25,6 +26,8 @@ class Site:
     ``block`` holds both, ``shared`` is the always-active expert beside them and ``shared_gate`` its own gate.
     ``norms`` are the candidates for the norm whose output the block reads: path and module. ``expert_modules``
     are the experts where each is a module of its own, ``reader`` how the router is read if its class has one.
+
+    Modules are those that the model calls: where a wrapper stands in front of one, the wrapper (``routers.wrapped``).
     """
 
     path: str
@@ -49,7 +52,7 @@ class Site:
         """
         if self.experts is None or (self.reader is not None and self.reader.is_block):
             return ()
-        listed = type(self.experts).forward in (nn.ModuleList.forward, nn.ModuleDict.forward)
+        listed = type(inner(self.experts)).forward in (nn.ModuleList.forward, nn.ModuleDict.forward)
         return self.expert_modules if listed else (self.experts,)
 
 
@@ -62,21 +65,22 @@ def find_sites(model: nn.Module) -> list[Site]:
     routers are missing from it). A declared block that holds other routers is not one itself. A model without any
     of these, such as a gate on its own, is searched for modules whose class is named like a gate.
     """
-    modules = dict(model.named_modules())
+    modules = by_path(model)
     classes, class_names = declared_routers(model)
     found: dict[str, tuple[nn.Module, int | None, bool]] = {}
     for path, module in modules.items():
-        if type(module) in classes:
-            found[path] = (module, classes[type(module)], True)
-        elif type(module).__name__ in class_names:
+        core = inner(module)
+        if type(core) in classes:
+            found[path] = (module, classes[type(core)], True)
+        elif type(core).__name__ in class_names:
             found[path] = (module, None, True)
-        elif reader_of(module) is not None or _stands_beside_experts(path, module, modules):
+        elif reader_of(core) is not None or _stands_beside_experts(path, core, modules):
             found[path] = (module, None, False)
     if not found:
         found = {
             path: (module, None, False)
             for path, module in modules.items()
-            if _ROUTER_CLASS.search(type(module).__name__) and not isinstance(module, _NOT_ROUTED)
+            if _ROUTER_CLASS.search(type(inner(module)).__name__) and not isinstance(inner(module), _NOT_ROUTED)
         }
     holders = {holder for path in found for holder in _holders(path)}
     return [_site(path, *entry, modules) for path, entry in found.items() if path not in holders]
@@ -94,7 +98,7 @@ def expert_count(site: Site, columns: int) -> int:
     spread = [p.shape[0] for p in site.experts.parameters() if is_spread_tensor(p)] if site.experts is not None else []
     if spread and max(spread) <= columns:
         return max(spread)
-    for holder in (site.experts, site.router):
+    for holder in (None if site.experts is None else inner(site.experts), inner(site.router)):
         for name in ("num_routed_experts", "num_experts"):
             count = getattr(holder, name, None)
             if isinstance(count, int) and 0 < count <= columns:
@@ -119,7 +123,7 @@ def _join(parent: str, name: str) -> str:
 def _stands_beside_experts(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> bool:
     if not path:
         return False
-    name, experts = path.rpartition(".")[2], _experts_name(modules[_parent(path)])
+    name, experts = path.rpartition(".")[2], _experts_name(inner(modules[_parent(path)]))
     if experts is None or name == experts or SHARED_GATE.search(name):
         return False
     return bool(ROUTER_NAME.match(name)) or bool(re.search(r"router", type(module).__name__, re.IGNORECASE))
@@ -130,12 +134,12 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
     block = modules[block_path] if path else None
     shared_name, shared = _shared(block_path, modules) if block is not None else (None, None)
     gate = next(
-        (child for name, child in block.named_children() if SHARED_GATE.search(name))
+        (child for name, child in inner(block).named_children() if SHARED_GATE.search(name))
         if block is not None
         else iter(()),
         None,
     )
-    reader = reader_of(router)
+    reader = reader_of(inner(router))
     experts = _experts(path, block_path, reader, modules) if block is not None else None
     return Site(
         path=path,
@@ -156,7 +160,7 @@ def _site(path: str, router: nn.Module, index: int | None, declared: bool, modul
 
 def _experts(path: str, block_path: str, reader: Reader | None, modules: dict[str, nn.Module]) -> nn.Module | None:
     if reader is None:
-        name = _experts_name(modules[block_path])
+        name = _experts_name(inner(modules[block_path]))
         return modules.get(_join(block_path, name)) if name else None
     return modules.get(path + reader.experts if reader.is_block else _join(block_path, reader.experts))
 
@@ -166,13 +170,14 @@ def _experts_name(block: nn.Module) -> str | None:
     children = dict(block.named_children())
     if "experts" in children:
         return "experts"
-    lists = (name for name, child in children.items() if isinstance(child, nn.ModuleList | nn.ModuleDict))
+    lists = (name for name, child in children.items() if isinstance(inner(child), nn.ModuleList | nn.ModuleDict))
     return next((name for name in lists if "expert" in name and "shared" not in name), None)
 
 
 def _expert_modules(experts: nn.Module | None) -> tuple[nn.Module, ...]:
     """The experts one by one, by the number in their names, where each is a module; () where they are stacked."""
-    for holder in (experts, *(experts.children() if experts is not None else ())):
+    core = None if experts is None else inner(experts)
+    for holder in (core, *(map(inner, core.children()) if core is not None else ())):
         if isinstance(holder, nn.ModuleList | nn.ModuleDict):
             # Other children may stand among them, as the token dropout of NLLB does.
             numbered = [
@@ -188,7 +193,7 @@ def _expert_modules(experts: nn.Module | None) -> tuple[nn.Module, ...]:
 def _shared(block_path: str, modules: dict[str, nn.Module]) -> tuple[str | None, nn.Module | None]:
     """The shared expert is a child of the block, or (Granite) a sibling of it in the decoder layer."""
     for holder in (block_path, _parent(block_path)):
-        for name, child in modules[holder].named_children():
+        for name, child in inner(modules[holder]).named_children():
             if name.startswith("shared") and not SHARED_GATE.search(name):
                 return name, child
     return None, None
@@ -198,6 +203,6 @@ def _norms(block_path: str, modules: dict[str, nn.Module]) -> tuple[tuple[str, n
     holder = _parent(block_path)
     return tuple(
         (_join(holder, name), child)
-        for name, child in modules[holder].named_children()
-        if "norm" in type(child).__name__.lower()
+        for name, child in inner(modules[holder]).named_children()
+        if "norm" in type(inner(child)).__name__.lower()
     )

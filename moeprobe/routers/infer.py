@@ -12,6 +12,7 @@ from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_wei
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.rule import scores
 from moeprobe.routers.tensors import Named, bias_candidates, expert_scales, named
+from moeprobe.routers.wrapped import inner
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def infer(site: Site, shown: Shown, declared: Declared, config: Any, logit_bias:
     score = scores(shown.logits.to(shown.score_dtype), fit.function)
     usable = torch.isfinite(score).all(dim=-1) & (shown.experts >= 0).all(dim=-1)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    groups = [group_sizes(site.router, text)]
+    groups = [group_sizes(inner(site.router), text)]
     values = None if bias is None else bias[1]
     selection = fit_selection(score[usable], shown.experts[usable], values, groups, shown.logits[usable])
     return Rule(fit, selection, bias, scale)

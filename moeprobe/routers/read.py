@@ -13,6 +13,7 @@ from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.infer import Shown, group_sizes, infer, score_dtype
 from moeprobe.routers.tensors import Named, gate_product, hash_table, norm_weight
+from moeprobe.routers.wrapped import inner
 
 _ROWS = 2048
 """Rows of the call that the fits look at: enough to tell rules apart, cheap at 384 experts."""
@@ -57,7 +58,7 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         path=site.path,
         layer=site.layer,
         kind="hash" if table is not None else "top-k",
-        module=type(site.router).__name__,
+        module=type(inner(site.router)).__name__,
         experts=expert_count(site, columns),
         score_columns=columns,
         top_k=experts.shape[-1],
@@ -123,7 +124,8 @@ def _observe(site: Site, call: RouterCall, weights: Tensor) -> Arithmetic | None
     if site.reader is not None and site.reader.is_block:
         return _handed_on(call, weights)
     try:
-        return observe(site.router, call.args, call.kwargs, weights)
+        logits = call.returned.logits
+        return observe(site.router, call.args, call.kwargs, weights, None if logits is None else logits.shape[-1])
     except (RuntimeError, TypeError, NotImplementedError):
         # Some kernels refuse a dispatch mode.
         return _handed_on(call, weights)

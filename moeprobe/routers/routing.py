@@ -75,7 +75,10 @@ def read_output(output: Any, logits_index: int | None, count: int | None) -> Rou
     declared = next((t for i, t in floats if i == logits_index), None)
     columns = declared.shape[-1] if declared is not None else max((t.shape[-1] for _, t in floats), default=0)
     choice = [t for _, t in tensors if not t.is_floating_point()]
-    routing = read_choice(choice, [t for i, t in floats if i != logits_index], columns)
+    candidates = [t for i, t in floats if i != logits_index]
+    if declared is None:
+        candidates = _weights_first(candidates, choice)
+    routing = read_choice(choice, candidates, columns)
     used = routing.weights if routing.logits is None else routing.logits
     others = [t for i, t in floats if i != logits_index and t is not used]
     logits = declared if declared is not None else next(iter(others), None)
@@ -121,6 +124,14 @@ def read_choice(choice: Sequence[Tensor], floats: Sequence[Tensor], columns: int
             return _slots(single * mask.to(single.dtype), mask.bool())
     dense = next((f for f in floats if f.shape[-1] > 1 and _is_sparse(f)), None)
     return Routing() if dense is None else _slots(dense, dense != 0)
+
+
+def _weights_first(floats: list[Tensor], choice: Sequence[Tensor]) -> list[Tensor]:
+    """Where every expert is chosen, logits have the shape of the weights: they come before them, or are negative."""
+    shapes = {c.shape for c in choice}
+    if sum(f.shape in shapes for f in floats) < 2:
+        return floats
+    return sorted(floats, key=lambda f: bool((f < 0).any()))
 
 
 def _parts(output: Any) -> list[Any]:

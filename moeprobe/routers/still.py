@@ -14,6 +14,7 @@ from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_declared
 from moeprobe.routers.rule import SCORE_FUNCTIONS
 from moeprobe.routers.tensors import own_tensors
+from moeprobe.routers.wrapped import inner
 
 SELECTION_BIAS = re.compile(r"correction_bias|expert_bias|balancing_bias")
 
@@ -33,7 +34,7 @@ def read_still(site: Site, config: Any, reason: str) -> Gate:
     weight = next((t for t in tensors.values() if t.ndim == 2 and t.is_floating_point()), None)
     table = next((t for t in tensors.values() if t.ndim == 2 and not t.is_floating_point()), None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    top_k = getattr(site.router, "top_k", None) or getattr(text, "num_experts_per_tok", None)
+    top_k = getattr(inner(site.router), "top_k", None) or getattr(text, "num_experts_per_tok", None)
     if table is not None:
         top_k = table.shape[1]
     if weight is None or not isinstance(top_k, int):
@@ -44,7 +45,7 @@ def read_still(site: Site, config: Any, reason: str) -> Gate:
         path=site.path,
         layer=site.layer,
         kind="hash" if table is not None else "top-k",
-        module=type(site.router).__name__,
+        module=type(inner(site.router)).__name__,
         experts=expert_count(site, weight.shape[0]),
         score_columns=weight.shape[0],
         top_k=top_k,

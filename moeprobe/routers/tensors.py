@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moeprobe.checkpoint.spread import whole
+from moeprobe.routers.adapted import acting_matrix
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site
+from moeprobe.routers.wrapped import by_path, has_wrappers, inner, is_adapted
 
 Named = tuple[str, Tensor]
 """A tensor and its name inside its module."""
@@ -21,8 +23,16 @@ def own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[Named]:
     """Parameters and buffers that hold numbers.
 
     A tensor that accelerate keeps elsewhere between forward passes stands on the meta device; its numbers are
-    taken from accelerate's map of weights, if it has one, else the tensor is left out.
+    taken from accelerate's map of weights, if it has one, else the tensor is left out. Behind wrappers they are those
+    of the module that runs; a matrix to which an adapter adds is the one that acts, and is left out if it is not known.
     """
+    if has_wrappers(module):
+        yield from _behind_wrappers(module, recurse)
+        return
+    yield from _plain(module, recurse)
+
+
+def _plain(module: nn.Module, recurse: bool) -> Iterator[Named]:
     for name, tensor in [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]:
         if tensor.device.type != "meta":
             yield name, whole(tensor.detach())
@@ -31,6 +41,16 @@ def own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[Named]:
         kept = getattr(getattr(holder, "_hf_hook", None), "weights_map", None)
         if kept is not None:
             yield name, kept[name.rpartition(".")[2]].detach()
+
+
+def _behind_wrappers(module: nn.Module, recurse: bool) -> Iterator[Named]:
+    for path, place in by_path(module).items() if recurse else [("", module)]:
+        adapted = is_adapted(place)
+        for name, tensor in _plain(inner(place), recurse=False):
+            if not (adapted and tensor.is_floating_point() and tensor.ndim == 2):
+                yield f"{path}.{name}" if path else name, tensor
+        if adapted and (matrix := acting_matrix(place)) is not None:
+            yield f"{path}.weight" if path else "weight", matrix
 
 
 def gate_product(router: nn.Module, inputs: Tensor, logits: Tensor | None) -> tuple[Tensor | None, Named | None]:

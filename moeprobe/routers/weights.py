@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from moeprobe.findings.evidence import GateWeights, HashTable
-from moeprobe.findings.weights import Busiest, ExpertWeights, NormGain
+from moeprobe.findings.evidence import GateWeights
+from moeprobe.findings.weights import ExpertWeights, NormGain
 from moeprobe.routers.arithmetic import short
 from moeprobe.routers.coupling import Coupling
 from moeprobe.routers.duplicates import Gram, identical, nearest
@@ -15,14 +15,16 @@ from moeprobe.routers.gate import Gate
 from moeprobe.routers.gate_shape import gate_shape
 from moeprobe.routers.gate_values import direction_count, distinct_share
 from moeprobe.routers.sizes import Sizes, shared_sizes
+from moeprobe.routers.table import TokenIds, table_facts
 
 
-def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
+def gate_weights(gate: Gate, vocabulary: int | None, ids: TokenIds = lambda: None) -> GateWeights | None:
     """Row norms, broken rows, the logit bound and the hash table; None where the gate's matrix is unknown.
 
     Args:
         gate: the router's tensors.
         vocabulary: rows of the embedding, which the hash table must have; None where unknown.
+        ids: the token ids that a text can hold; asked where the hash table has faults.
 
     """
     if gate.weight is None:
@@ -41,7 +43,7 @@ def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
         identical_rows=_identical(weight, finite & (norms > 0)),
         row_norms=[float(n) for n in norms],
         logit_bound=_bound(gate, weight) if bool(finite.all()) else None,
-        hash_table=_hash_table(gate, vocabulary),
+        hash_table=None if gate.table is None else table_facts(gate.table, gate.router.experts, vocabulary, ids),
         nearest_row=near,
         row_cosine=cosine,
         shape=gate_shape(experts, gram) if gram is not None else None,
@@ -146,30 +148,3 @@ def _bound(gate: Gate, weight: torch.Tensor) -> list[float] | None:
     if gate.logit_bias is not None:
         bound = bound + gate.logit_bias.detach().float().cpu().abs()
     return [float(b) for b in bound]
-
-
-def _hash_table(gate: Gate, vocabulary: int | None) -> HashTable | None:
-    if gate.table is None:
-        return None
-    table = gate.table.detach().cpu().long()
-    experts = gate.router.experts
-    ordered = table.sort(dim=-1).values
-    reached = torch.bincount(table[(table >= 0) & (table < experts)], minlength=experts) > 0
-    return HashTable(
-        rows=table.shape[0],
-        vocabulary=table.shape[0] if vocabulary is None else vocabulary,
-        out_of_range=int(((table < 0) | (table >= experts)).sum()),
-        rows_with_repeats=int((ordered[:, 1:] == ordered[:, :-1]).any(dim=-1).sum()),
-        constant=bool((table == table[0]).all()),
-        all_zero=bool((table == 0).all()),
-        unreachable=(~reached).nonzero().flatten().tolist(),
-        busiest=_busiest(table, experts),
-    )
-
-
-def _busiest(table: torch.Tensor, experts: int) -> Busiest | None:
-    named = table[(table >= 0) & (table < experts)]
-    if not named.numel():
-        return None
-    expert = int(torch.bincount(named, minlength=experts).argmax())
-    return Busiest(expert=expert, share=float((table == expert).any(dim=-1).double().mean()))

@@ -243,8 +243,11 @@ def bias_drift(base: Gate, tuned: Gate) -> BiasDrift | None:
 
 
 def table_changes(base: Tensor | None, tuned: Tensor | None) -> int | None:
-    """Rows of a hash table [vocabulary, k] that name another set of experts; None where there is no table."""
+    """Rows of a hash table [vocabulary, k] that name another set of experts; None where there is no table.
+
+    Rows that only one of the two has belong to a vocabulary that was extended or cut: they change no token of both.
+    """
     if base is None or tuned is None:
         return None
     rows = min(len(base), len(tuned))
-    return int((~same_set(base[:rows].cpu().long(), tuned[:rows].cpu().long())).sum()) + abs(len(base) - len(tuned))
+    return int((~same_set(base[:rows].cpu().long(), tuned[:rows].cpu().long())).sum())

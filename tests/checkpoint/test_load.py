@@ -131,6 +131,20 @@ def test_a_missing_hash_table_is_an_error(altered: Callable[..., Checkpoint]) ->
     assert "tid2eid" in refusal(IncompleteError, load_model, altered("deepseek_v4", without("tid2eid")))
 
 
+@pytest.mark.parametrize(("change", "says"), [(8, "give each of the 8 new ones a row of 2"), (-8, "cut it too")])
+def test_a_vocabulary_that_was_resized_without_its_hash_table(
+    altered: Callable[..., Checkpoint], change: int, says: str
+) -> None:
+    def resize(tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in tensors if name.endswith("tid2eid"))
+        rows = tensors[name].shape[0]
+        tensors[name] = torch.cat([tensors[name]] * 2)[: rows - change].contiguous()
+
+    message = refusal(IncompleteError, load_model, altered("deepseek_v4", resize))
+    assert says in message
+    assert "the vocabulary was resized without this table" in message
+
+
 def test_a_missing_selection_bias_is_zero_and_reported(altered: Callable[..., Checkpoint]) -> None:
     loaded = load_model(altered("deepseek_v3", without("e_score_correction_bias")))
     name = "model.layers.1.mlp.gate.e_score_correction_bias"

@@ -12,7 +12,6 @@ from moeprobe.findings.evidence import (
     Experiments,
     ExtremeLogit,
     GateWeights,
-    HashTable,
     HashUse,
     Interval,
     Load,
@@ -28,7 +27,7 @@ from moeprobe.findings.evidence import (
 )
 from moeprobe.findings.finding import Check, Finding
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
-from moeprobe.findings.weights import ExpertWeights, GateShape
+from moeprobe.findings.weights import ExpertWeights, GateShape, HashTable
 
 EXPERTS, K, TOKENS, VOCABULARY = 16, 4, 8192, 1000
 BFLOAT16 = Arithmetic(product="bfloat16", score="float32", selection="float32", weights="bfloat16")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moeprobe.detectors import hash_boundary
+from moeprobe.detectors import hash_boundary, hash_table
 from moeprobe.detectors.hash_skew import SKEWED
 from moeprobe.findings.evidence import HashUse, RouterEvidence
 from moeprobe.findings.weights import Busiest
@@ -37,26 +37,67 @@ def test_no_hash_layers_is_one_check() -> None:
         (
             {"all_zero": True, "constant": True, "rows_with_repeats": VOCABULARY, "unreachable": [1, 2]},
             "error",
-            hash_boundary.ALL_ZERO,
+            hash_table.ALL_ZERO,
         ),
-        ({"constant": True, "unreachable": [9]}, "error", hash_boundary.CONSTANT),
-        ({"out_of_range": 1}, "error", hash_boundary.OUT_OF_RANGE),
-        ({"rows_with_repeats": 1}, "error", hash_boundary.REPEATS),
-        ({"unreachable": [7]}, "error", hash_boundary.UNREACHABLE),
-        ({"rows": VOCABULARY - 1}, "error", hash_boundary.ROWS),
-        ({"rows": VOCABULARY + 1}, "warning", hash_boundary.ROWS),
+        ({"constant": True, "unreachable": [9]}, "error", hash_table.CONSTANT),
+        ({"out_of_range": 1}, "error", hash_table.OUT_OF_RANGE),
+        ({"rows_with_repeats": 1}, "error", hash_table.REPEATS),
+        ({"unreachable": [7]}, "error", hash_table.UNREACHABLE),
+        ({"rows": VOCABULARY - 1}, "error", hash_table.ROWS),
     ],
 )
 def test_a_damaged_table(facts: dict, severity: str, cause: str) -> None:
     _, findings = run(NAME, hashed(0, facts))
     assert problems(findings) == [(severity, cause)]
-    assert findings[0].experts == ([7] if cause == hash_boundary.UNREACHABLE else [])
+    assert findings[0].experts == ([7] if cause == hash_table.UNREACHABLE else [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity", "cause", "says"),
+    [
+        ({"rows": VOCABULARY + 24}, "info", hash_table.ROWS, "the last 24 are never looked up"),
+        ({"rows": 900, "reached": 900, "missing": 0}, "info", hash_table.ROWS, "the embedding is padded"),
+        ({"rows": 990, "reached": 980, "missing": 4}, "error", hash_table.ROWS, "4 token ids that the tokenizer gives"),
+        ({"rows": 990}, "error", hash_table.ROWS, "10 token ids of the embedding have no row"),
+        (
+            {"reached": 900, "spare": 100, "spare_faults": 60},
+            "info",
+            hash_table.SPARE,
+            "60 rows of tid2eid are damaged",
+        ),
+        ({"reached": 900, "spare": 100, "spare_only": [3]}, "warning", hash_table.SPARE_ONLY, "expert 3 only in rows"),
+    ],
+)
+def test_rows_that_no_text_reaches(facts: dict, severity: str, cause: str, says: str) -> None:
+    checks, findings = run(NAME, hashed(0, facts))
+    assert [(found.severity, found.cause) for found in findings] == [(severity, cause)]
+    assert says in findings[0].message
+    assert checks[0].verdict == ("clean" if severity == "info" else "finding")
+
+
+def test_the_remedy_for_an_extended_vocabulary_is_to_extend_the_table() -> None:
+    (missing,) = run(NAME, hashed(0, {"rows": VOCABULARY - 8}))[1]
+    assert "extend tid2eid too: a row of 4 distinct experts for each new token id" in missing.remedy
+    (tail,) = run(NAME, hashed(0, {"rows_with_repeats": 8, "tail": 8}))[1]
+    assert "the last 8" in tail.remedy
+    assert "row of 4 distinct experts" in tail.remedy
+    (apart,) = run(NAME, hashed(0, {"rows_with_repeats": 8}))[1]
+    assert apart.remedy == "Copy tid2eid from the base checkpoint"
+
+
+def test_where_every_expert_is_chosen_rows_may_be_equal() -> None:
+    everything = hashed(0, {"constant": True})
+    router = everything.router.model_copy(update={"top_k": EXPERTS})
+    assert run(NAME, everything.model_copy(update={"router": router}))[1] == []
+    single = hashed(0, {"constant": True, "all_zero": True})
+    router = single.router.model_copy(update={"top_k": 1, "experts": 1, "score_columns": 1})
+    assert run(NAME, single.model_copy(update={"router": router}))[1] == []
 
 
 def test_the_table_is_judged_without_a_forward_pass() -> None:
     scan = hashed(0, {"out_of_range": 3}).model_copy(update={"activations": None})
     _, findings = run(NAME, scan)
-    assert problems(findings) == [("error", hash_boundary.OUT_OF_RANGE)]
+    assert problems(findings) == [("error", hash_table.OUT_OF_RANGE)]
     clean = hashed(0).model_copy(update={"activations": None})
     assert run(NAME, clean)[0][0].reason == "needs a forward pass"
 
