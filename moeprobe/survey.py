@@ -22,6 +22,7 @@ from moeprobe.records.arguments import text_arguments
 from moeprobe.records.recorder import Recording
 from moeprobe.records.run import input_device
 from moeprobe.routers.stored import with_stored_dtypes
+from moeprobe.shortage import is_out_of_memory
 from moeprobe.weights_scan import scan
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _run(model: "PreTrainedModel") -> Recording:
         with recording, torch.no_grad():
             model(**text_arguments(model, ids, torch.ones_like(ids)))
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        if error is recording.own_error:
+        if error is recording.own_error or is_out_of_memory(error):
             raise
         recording.failure = f"the model's forward pass fails ({type(error).__name__})"
     return recording

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENOMEM
 
 from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, UnsafeError
+from moeprobe.shortage import is_out_of_memory
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "not enough memory")
 # A row of the report that transformers logs before it raises an error without names.
 _CONVERSION = re.compile(r"^(\S.*?)\s*\|\s*(?:\x1b\[\d+m)?CONVERSION", re.MULTILINE)
 
@@ -27,7 +26,7 @@ def loading(checkpoint: Checkpoint, *, progress: bool = False) -> Iterator[None]
         raise _translate(checkpoint, error, said) from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of the message that says something, without its full stop; else the exception's name."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__).rstrip(".")
@@ -35,7 +34,7 @@ def first_line(error: Exception) -> str:
 
 def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> CheckpointError:
     source, line = checkpoint.source, first_line(error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
             f"try --dtype bfloat16 or --device-map auto."
@@ -57,9 +56,3 @@ def _translate(checkpoint: Checkpoint, error: Exception, said: list[str]) -> Che
             f"then allow it with --trust-remote-code."
         )
     return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}).")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)

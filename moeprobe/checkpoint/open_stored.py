@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeprobe.checkpoint.hub import Repository, look_up
-from moeprobe.checkpoint.open import local_folder, read_raw_config, reading
+from moeprobe.checkpoint.open import folder_name, local_folder, read_raw_config, reading
 from moeprobe.checkpoint.ranges import Files, HubFiles, LocalFiles
+from moeprobe.checkpoint.small_files import refuse_pipes
 from moeprobe.checkpoint.weights import check_names, find_first, read_weight_map, refuse_missing
 
 _INDEX_ENDING = ".safetensors.index.json"
@@ -55,6 +56,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
         folder = repository.fetch(_indexes(repository))
     else:
         check_names({path.name for path in folder.iterdir()}, source)
+    refuse_pipes(folder)
     config = read_raw_config(folder)
     suits(str(config["model_type"]))
     first = find_first(folder, config, source)
@@ -70,7 +72,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     architectures = config.get("architectures")
     return StoredCheckpoint(
         source=source,
-        name=source.split("/")[-1] if repository is not None else folder.absolute().resolve().name,
+        name=source.split("/")[-1] if repository is not None else folder_name(folder),
         revision=None if repository is None else folder.name,
         config=config,
         model_type=str(config["model_type"]),

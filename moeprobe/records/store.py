@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class RecordStore:
         try:
             save_file(tensors, partial)
             partial.replace(target)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise OutputError(f"Cannot write {target}: {error}. Choose another folder, or make room.") from error
 
