@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moeprobe.checkpoint.load import check_dtype
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.environment import source_date_epoch
@@ -98,6 +99,8 @@ def diff(
     source_date_epoch()
     if launch.size() > 1:
         raise ParallelError("A comparison runs in one process; start it without torchrun or accelerate.")
+    for name in (dtype, base_dtype or dtype):
+        check_dtype(name)
     first, second = load_saved(base), load_saved(tuned)
     recipe = _recipe(recipe, first or second, probe, max_tokens, select, ignore, limits)
     detectors = choose(recipe.select, recipe.ignore)

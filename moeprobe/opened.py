@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer, skeleton
+from moeprobe.checkpoint.load import DEVICE_MAPS, check_dtype, embedding_shape, load_model, load_tokenizer, skeleton
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.errors import NotMoEError, OptionError
 from moeprobe.findings.result import Unchecked
@@ -89,6 +89,7 @@ def open_model(
         suits(str(model.config.model_type))
         return Opened(None, model.eval(), tokenizer, [])
 
+    check_dtype(dtype)
     if stream and device_map in DEVICE_MAPS:
         raise OptionError(f"--stream runs on one device; give cpu or cuda:0 as --device-map, not {device_map}.")
     empty: list[PreTrainedModel] = []

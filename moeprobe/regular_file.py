@@ -44,6 +44,9 @@ def read_regular(path: str | os.PathLike[str], most: int = 1 << 30) -> bytes:
                 raise OSError(
                     EFBIG, f"it holds more than {most:,} bytes, which no such file needs; cut it down", str(path)
                 )
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         os.close(handle)
     return bytes(content)

@@ -196,8 +196,9 @@ def _toml(path: Path) -> dict[str, object]:
         raise OptionError(f"Cannot read {path}: {error.strerror}.") from error
     except RecursionError as error:
         raise OptionError(f"{path} is not valid TOML: it is nested too deep.") from error
-    except ValueError as error:  # also of a number of too many digits
-        raise OptionError(f"{path} is not valid TOML: {' '.join(str(error).split())[:300]}.") from error
+    except ValueError as error:
+        why = "it holds a number of more than 4,300 digits" if "digits" in str(error) else str(error)
+        raise OptionError(f"{path} is not valid TOML: {' '.join(why.split())[:300]}.") from error
 
 
 def _table(path: Path) -> object | None:

@@ -93,7 +93,11 @@ def _why(error: Exception) -> str:
         return "it is nested too deep"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text (byte {error.start})"
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    if "digits" in str(error):
+        return "it holds a number of more than 4,300 digits"
+    if not isinstance(error, yaml.YAMLError | ValueError):
+        return "a value does not fit the tag before it"
+    return " ".join(str(error).split())[:300]
 
 
 def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:

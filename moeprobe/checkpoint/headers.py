@@ -76,7 +76,7 @@ def read_header(files: Files, name: str, guess: int = 4096) -> dict[str, TensorH
         if isinstance(table, dict) and header.count(_PLACE) != len(table) - ("__metadata__" in table):
             parse_json(header, unique=True)
     except JsonError as error:
-        raise _damaged(file, f"of its header, {error}") from error
+        raise _damaged(file, f"its header: {error}") from error
     if not isinstance(table, dict):
         raise _damaged(file, "its header is not a table of tensors")
     table.pop("__metadata__", None)

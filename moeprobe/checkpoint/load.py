@@ -165,14 +165,25 @@ def load_tokenizer(
     return tokenizer
 
 
+def check_dtype(dtype: str) -> None:
+    """Do nothing for a name that ``load_model`` takes.
+
+    Raises:
+        OptionError: it is another one.
+    """
+    if dtype not in DTYPES:
+        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}.get(dtype.lower())
+        meant = f" (did you mean {near!r}?)" if near else ""
+        raise OptionError(f"Unknown dtype {dtype[:80]!r}{meant}; choose one of {', '.join(DTYPES)}.")
+
+
 def load_options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:
     """The arguments of transformers' ``from_pretrained`` that say how, not what.
 
     Raises:
         OptionError: unknown dtype, device map or experts implementation.
     """
-    if dtype not in DTYPES:
-        raise OptionError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if device_map is not None:
         if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
