@@ -81,7 +81,10 @@ def _no_memory(error: BaseException) -> str:
             "There is not enough memory to load the libraries that moeprobe needs; raise the limit of this process "
             "(ulimit -v, the container's) or end other programs."
         )
-    return "Out of memory. Try --dtype bfloat16, --device-map auto, --stream, or fewer tokens with --max-tokens."
+    return (
+        "Out of memory. Raise the limit of this process (ulimit -v, the container's), or try --dtype bfloat16, "
+        "--device-map auto, --stream, or fewer tokens with --max-tokens."
+    )
 
 
 def _system(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ from moeprobe.cli.streams import unsaid
 from moeprobe.environment import refuse_unparsable_endpoint
 from moeprobe.errors import OptionError, OutputError
 
+_HELP = {"-h", "--help"}
+_HEAVY = {"analyze", "check", "demo", "diff", "gates", "routers"}
+"""Commands that load torch."""
+_LEAST_MEMORY = 600_000_000
 _COMMANDS = ("analyze", "check", "demo", "diff", "explain", "gates", "recipe", "report", "routers")
 
 
@@ -66,3 +71,24 @@ def main() -> None:
             "The working directory is gone, or may not be looked at; change to a folder that exists."
         ) from error
     refuse_unparsable_endpoint()
+    if click.get_current_context().invoked_subcommand in _HEAVY and _HELP.isdisjoint(sys.argv):
+        _refuse_small_memory()
+
+
+def _refuse_small_memory() -> None:
+    """Do nothing if torch can be loaded at all; where it cannot, the C library ends the process without a word.
+
+    Raises:
+        OptionError: the limit of this process is too small.
+
+    """
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
+        raise OptionError(
+            f"This process may use {limit / 1e6:,.0f} MB of memory (ulimit -v), and the libraries that it loads need more "
+            f"than {_LEAST_MEMORY / 1e6:,.0f} MB; raise the limit."
+        )

@@ -71,7 +71,7 @@ def complain(sentence: str) -> None:
 
 def _sentence(name: str, error: Exception) -> str:
     why = getattr(error, "strerror", None) or "it was closed"
-    return f"Cannot write to the {_NAMES[name]} ({why}), so the answer did not arrive; send it where it is read to its end."
+    return f"Cannot write to the {_NAMES[name]} ({why}), so the answer did not arrive; send it where it is read."
 
 
 def _drop(stream: TextIO) -> None:
