@@ -14,6 +14,8 @@ _WORDS = (
     "failed to map segment",
     "can't start new thread",
 )
+_KERNEL = "could not create a primitive"
+"""All that oneDNN says when it cannot get memory for its code."""
 _FURTHEST = 20
 
 
@@ -27,8 +29,8 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(one, OSError) and one.errno == ENOMEM:
             return True
-        said = str(one).lower()
-        if any(words in said for words in _WORDS):
+        said = str(one).lower().strip()
+        if any(words in said for words in _WORDS) or said == _KERNEL:
             return True
         one = one.__cause__ or one.__context__
     return False

@@ -165,6 +165,8 @@ def test_an_endpoint_that_is_not_used() -> None:
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("can't start new thread"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for a matmul"), False),
         (RuntimeError("index out of range"), False),
         (OSError(28, "No space left on device"), False),
         (ImportError("No module named torch"), False),

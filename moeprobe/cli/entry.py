@@ -20,6 +20,8 @@ from moeprobe.shortage import is_out_of_memory
 _INTERRUPTED = "Interrupted. Nothing that was already written is lost."
 _COMPLETION = "_MOEPROBE_COMPLETE"
 """Set by a shell that wants to complete a command line; click answers it and leaves."""
+_SYSTEM = re.compile(r"\(os error ([0-9]{1,3})\)")
+"""How libraries in Rust tell what the operating system refused."""
 _LONG = re.compile(r"\S{400,}")
 
 
@@ -64,6 +66,8 @@ def _sentence(error: BaseException) -> str:
         return str(error)
     if is_out_of_memory(error):
         return _no_memory(error)
+    if (number := _SYSTEM.search(str(error))) is not None and not isinstance(error, OSError):
+        return _system(OSError(int(number[1]), os.strerror(int(number[1]))))
     if isinstance(error, OSError):
         return unsaid(error) or _system(error)
     what = " ".join(str(error).split())[:300]

@@ -89,6 +89,6 @@ def _refuse_small_memory() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
         raise OptionError(
-            f"This process may use {limit / 1e6:,.0f} MB of memory (ulimit -v), and the libraries that it loads need more "
-            f"than {_LEAST_MEMORY / 1e6:,.0f} MB; raise the limit."
+            f"This process may use {limit / 1e6:,.0f} MB of memory (ulimit -v), and the libraries that it loads need "
+            f"more than {_LEAST_MEMORY / 1e6:,.0f} MB; raise the limit."
         )
