@@ -103,7 +103,12 @@ def _misfit(router: Router, tensors: dict[str, Tensor]) -> str | None:
 
 
 def _gate(router: Router, tensors: dict[str, Tensor]) -> Gate:
-    gate = saved_gate(router, tensors)
+    try:
+        gate = saved_gate(router, tensors)
+    except ValueError as error:
+        raise ComparisonError(
+            f"The saved gates are damaged ({error}); make them again with `moeprobe analyze --save-records`."
+        ) from error
     if gate.selection_bias is None and router.selection_bias is not None:
         return replace(gate, selection_bias=torch.tensor(router.selection_bias.values))
     return gate

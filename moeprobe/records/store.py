@@ -90,5 +90,14 @@ def gate_tensors(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
 
 
 def saved_gate(router: Router, tensors: Mapping[str, Tensor]) -> Gate:
-    """The gate of these facts, with its own of ``tensors`` (under the keys of ``gate_tensors``)."""
-    return Gate(router=router, **{field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS})
+    """The gate of these facts, with its own of ``tensors`` (under the keys of ``gate_tensors``).
+
+    Raises:
+        ValueError: a tensor has another number of dimensions than those of gates have.
+
+    """
+    own = {field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS}
+    for field, tensor in own.items():
+        if tensor is not None and tensor.ndim != (2 if field in ("weight", "table") else 1):
+            raise ValueError(f"the {field} of {router.path} has {tensor.ndim} dimensions")
+    return Gate(router=router, **own)
