@@ -27,6 +27,8 @@ _LONG = re.compile(r"\S{400,}")
 
 def call() -> int:
     """Run the command of ``sys.argv``; returns the exit code, and raises nothing."""
+    # No backend of matplotlib is used, and one that does not exist would fail when all is measured.
+    os.environ.pop("MPLBACKEND", None)
     try:
         code, sentence = _attempt()
         unheard = undelivered()

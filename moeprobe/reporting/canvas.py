@@ -5,7 +5,6 @@ state and asks for a display.
 """
 
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,7 +59,6 @@ class Picture:
 
 def svg(height: float, paint: Callable[["Figure"], None]) -> str:
     """SVG of a figure ``WIDTH`` by ``height`` inches, filled by ``paint``; the same bytes at every run."""
-    _import_safely()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -74,16 +72,6 @@ def svg(height: float, paint: Callable[["Figure"], None]) -> str:
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     return written.getvalue()
-
-
-def _import_safely() -> None:
-    """Import matplotlib, whatever backend the environment names: none of them is used, and it may not exist."""
-    said = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib  # noqa: F401
-    finally:
-        if said is not None:
-            os.environ["MPLBACKEND"] = said
 
 
 def along_depth(axes: "Axes", depth: Depth) -> None:
