@@ -5,6 +5,7 @@ wait on the disk.
 """
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from moeprobe.checkpoint.load import check_dtype
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.detectors.registry import choose, judge, resolve_limits
+from moeprobe.environment import source_date_epoch
 from moeprobe.errors import CheckpointError, ComparisonError, ParallelError
 from moeprobe.findings.drift import Base
 from moeprobe.findings.evidence import Evidence, RouterEvidence
 from moeprobe.findings.result import Model, Result, Unchecked
+from moeprobe.legible import legible
 from moeprobe.measure import measure, not_read
 from moeprobe.opened import Opened, open_model
 from moeprobe.parallel import launch
@@ -90,8 +96,11 @@ def diff(
         MoeprobeError: a checkpoint, the texts or an option cannot be used.
 
     """
+    source_date_epoch()
     if launch.size() > 1:
         raise ParallelError("A comparison runs in one process; start it without torchrun or accelerate.")
+    for name in (dtype, base_dtype or dtype):
+        check_dtype(name)
     first, second = load_saved(base), load_saved(tuned)
     recipe = _recipe(recipe, first or second, probe, max_tokens, select, ignore, limits)
     detectors = choose(recipe.select, recipe.ignore)
@@ -128,7 +137,7 @@ def diff(
             "checks": judgement.checks,
             "findings": judgement.findings,
             "not_checked": [*result.not_checked, *_unpaired(pairing)],
-            "recipe": recipe.model_dump(),
+            "recipe": recipe.told(),
             "limits": {name: dict(limit) for name, limit in effective.items()},
             # What a saved result was held against, and by whose settings, says nothing about the comparison.
             "baseline": None,
@@ -139,7 +148,7 @@ def diff(
 
 def load_saved(source: str | Path) -> Result | None:
     """The saved result in a folder, or in a file ``result.json``; None where ``source`` is a checkpoint."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".json" and path.is_file():
         return Result.load(path)
     if (path / "result.json").is_file() and not (path / "config.json").exists():
@@ -159,19 +168,25 @@ def _recipe(
     """The recipe, with the texts of a saved result where there is one."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if saved is not None:
-        texts = ProbeRecipe.model_validate(saved.recipe.get("probe", {}))
+        try:
+            texts = ProbeRecipe.model_validate(saved.recipe.get("probe", {}))
+        except ValidationError as error:
+            raise ComparisonError(
+                f"The saved result of {saved.model.name} does not say what it has read: its recipe.probe is damaged; "
+                "make it again with `moeprobe analyze --save-records`."
+            ) from error
         chosen = chosen.model_copy(update={"probe": texts})
     return adapt(chosen, probe, max_tokens, select or chosen.select or DETECTORS, ignore, limits)
 
 
 def _saved_side(result: Result, source: str | Path) -> Side:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     folder = path if path.is_dir() else path.parent
     routers, probe = result.evidence.routers, result.evidence.probe
     if probe is None:
         raise ComparisonError(f"{source} holds a result without activations; give the checkpoint itself.")
     records = SavedRecords(folder / "records", [one.router for one in routers], probe.tokens)
-    return Side(result.model, routers, records, probe.documents, saved=str(source))
+    return Side(result.model, routers, records, probe.documents, saved=legible(str(source)))
 
 
 def _record(opened: Opened, recipe: Recipe, folder: Path, bars: Progress) -> Side:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from moeprobe.checkpoint.config_sizes import refuse_hidden_experts
-from moeprobe.checkpoint.load import DEVICE_MAPS, embedding_shape, load_model, load_tokenizer
+from moeprobe.checkpoint.load import DEVICE_MAPS, check_dtype, embedding_shape, load_model, load_tokenizer
 from moeprobe.checkpoint.open import Checkpoint, open_checkpoint
 from moeprobe.checkpoint.skeleton import skeleton
 from moeprobe.checkpoint.unread import find_unread
@@ -97,6 +97,7 @@ def open_model(
         suits(str(live.config.model_type))
         return Opened(None, live.eval(), tokenizer, [])
 
+    check_dtype(dtype)
     if stream and device_map in DEVICE_MAPS:
         raise OptionError(f"--stream runs on one device; give cpu or cuda:0 as --device-map, not {device_map}.")
     empty: list[PreTrainedModel] = []

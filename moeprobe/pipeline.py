@@ -9,6 +9,7 @@ from moeprobe.checkpoint.memory import parse_size
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.checkpoint.spread import is_spread
 from moeprobe.detectors.registry import choose, judge, resolve_limits
+from moeprobe.environment import source_date_epoch
 from moeprobe.errors import CheckpointError
 from moeprobe.experiments.gradient import GradientTest
 from moeprobe.experiments.loss import no_loss, no_optimum
@@ -95,6 +96,7 @@ def analyze(
         MoeprobeError: the checkpoint, the texts or an option cannot be used; the message says what to do.
 
     """
+    source_date_epoch()  # refused now, not when all is measured
     if weights_only:
         given = {"--tokenizer": tokenizer, "--probe": probe, "--max-tokens": max_tokens, "--device-map": device_map}
         given |= {"--save-records": save_records, "--dtype": None if dtype == "auto" else dtype}
@@ -137,7 +139,7 @@ def analyze(
             checks=judgement.checks,
             findings=judgement.findings,
             not_checked=not_checked,
-            recipe=recipe.model_dump(),
+            recipe=recipe.told(),
             limits=bars_used,
             environment=describe_environment(live, command, began, seconds, processes, streamed),
             baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,

@@ -1,6 +1,7 @@
 """Recipe: what to run, as data. YAML in, unknown keys refused, JSON Schema out."""
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,10 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moeprobe.errors import OptionError
+from moeprobe.legible import legible
 from moeprobe.yaml_source import YamlSource, read_yaml
 
 FailOn = Literal["error", "warning"]
 """Severities that a check can fail at; an info never fails."""
+
+
+MOST_TOKENS = 10**12
+"""More than any probe can read."""
 
 
 class _Part(BaseModel):
@@ -26,9 +32,9 @@ class ProbeRecipe(_Part):
     """
 
     texts: str = "builtin"
-    max_tokens: int = Field(default=16_384, ge=1)
-    max_length: int = Field(default=512, ge=2)
-    batch_tokens: int = Field(default=4_096, ge=2)
+    max_tokens: int = Field(default=16_384, ge=1, le=MOST_TOKENS)
+    max_length: int = Field(default=512, ge=2, le=MOST_TOKENS)
+    batch_tokens: int = Field(default=4_096, ge=2, le=MOST_TOKENS)
 
 
 class ScaleRecipe(_Part):
@@ -40,9 +46,9 @@ class ScaleRecipe(_Part):
     whole model eight, a wrong size some twenty.
     """
 
-    max_tokens: int = Field(default=8_192, ge=0)
-    max_length: int = Field(default=128, ge=2)
-    single_layers: int = Field(default=8, ge=0)
+    max_tokens: int = Field(default=8_192, ge=0, le=MOST_TOKENS)
+    max_length: int = Field(default=128, ge=2, le=MOST_TOKENS)
+    single_layers: int = Field(default=8, ge=0, le=1_000_000)
 
 
 class ChoiceRecipe(_Part):
@@ -54,10 +60,10 @@ class ChoiceRecipe(_Part):
     interval than few long ones.
     """
 
-    max_tokens: int = Field(default=8_192, ge=0)
-    max_length: int = Field(default=128, ge=2)
-    repetitions: int = Field(default=2, ge=1)
-    total_tokens: int = Field(default=524_288, ge=1)
+    max_tokens: int = Field(default=8_192, ge=0, le=MOST_TOKENS)
+    max_length: int = Field(default=128, ge=2, le=MOST_TOKENS)
+    repetitions: int = Field(default=2, ge=1, le=1_000)
+    total_tokens: int = Field(default=524_288, ge=1, le=MOST_TOKENS)
 
 
 class SpecialisationRecipe(_Part):
@@ -68,9 +74,9 @@ class SpecialisationRecipe(_Part):
     """
 
     enabled: bool = False
-    token_occurrences: int = Field(default=128, ge=2)
+    token_occurrences: int = Field(default=128, ge=2, le=MOST_TOKENS)
     capacity_factors: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = [1.0, 1.25, 1.5, 2.0]
-    devices: list[Annotated[int, Field(ge=2)]] = [2, 4, 8, 16, 32, 64]
+    devices: list[Annotated[int, Field(ge=2, le=1_000_000)]] = [2, 4, 8, 16, 32, 64]
 
 
 class Recipe(_Part):
@@ -93,7 +99,13 @@ class Recipe(_Part):
     ignore: list[str] = []
     limits: dict[str, dict[str, float]] = {}
     fail_on: FailOn = "error"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def told(self) -> dict[str, Any]:
+        """All values, for a result: what comes from the command line is written so that it can be saved."""
+        data = self.model_dump()
+        data["probe"]["texts"] = legible(self.probe.texts)
+        return data
 
     def refuse_other_model(self, model_type: str) -> None:
         """Do nothing for a model that the recipe was made for.
@@ -140,8 +152,8 @@ def recipe_path(name: str, beside: Path | None = None) -> Path:
     known = recipe_names()
     if name in known:
         return recipe_folder() / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+    if name.endswith((".yaml", ".yml")) and "\0" not in name:
+        path = Path(os.path.expanduser(name))
         return beside / path if beside else path
     raise OptionError(
         f"Unknown recipe {name!r}{suggestion(name, known)}; known are {', '.join(known)}, or give a .yaml file."
@@ -155,15 +167,38 @@ def load_recipe(name: str) -> Recipe:
         OptionError: there is no such recipe, or it is not valid; the message says which file, line and key is wrong.
 
     """
-    return Recipe.model_validate(_merged(recipe_path(name), ()))
+    return Recipe.model_validate(_merged(recipe_path(name), (), {}))
 
 
-def _merged(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    """The values of a file over those that it includes; ``including`` are the files on the way to it."""
-    here = path.resolve()
+def recipe_files(name: str) -> list[Path]:
+    """All files that make a recipe, where they really lie.
+
+    Raises:
+        OptionError: as ``load_recipe``.
+
+    """
+    read: dict[Path, dict[str, Any]] = {}
+    _merged(recipe_path(name), (), read)
+    return list(read)
+
+
+def _merged(path: Path, including: tuple[Path, ...], read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The values of a file over those that it includes.
+
+    Args:
+        path: the file.
+        including: the files on the way to it.
+        read: the values of files that are merged already; each is read and merged once, however many include it.
+
+    """
+    here = Path(os.path.realpath(path))
     if here in including:
         chain = " -> ".join(one.name for one in (*including[including.index(here) :], here))
         raise OptionError(f"The recipe {path} includes itself ({chain}); take one of these includes out.")
+    if here in read:
+        return read[here]
+    if len(including) >= _DEEPEST:
+        raise OptionError(f"The recipe {path} is included through {_DEEPEST} others; write it with fewer steps.")
     source = read_yaml(path)
     file = parse_recipe(source)
     merged: dict[str, Any] = {}
@@ -172,10 +207,12 @@ def _merged(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
             included = recipe_path(name, path.parent)
         except OptionError as error:
             raise OptionError(f"{source.where(('include', place))}: {error}") from error
-        merged = _over(merged, _merged(included, (*including, here)))
-    return _over(merged, {key: value for key, value in source.data.items() if key != "include"}, _OWN)
+        merged = _over(merged, _merged(included, (*including, here), read))
+    read[here] = _over(merged, {key: value for key, value in source.data.items() if key != "include"}, _OWN)
+    return read[here]
 
 
+_DEEPEST = 50
 _OWN = ("name", "description", "model_types")
 """What a recipe says about itself; it is not taken over from an included one."""
 

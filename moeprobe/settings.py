@@ -17,6 +17,7 @@ takes ``ignore``, ``fail-on`` and ``limits``: recipe and select are made for a s
 """
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moeprobe.errors import OptionError
 from moeprobe.findings.result import Setting
-from moeprobe.recipe import FailOn, Recipe, adapt, first_problem, load_recipe, recipe_names
+from moeprobe.legible import legible
+from moeprobe.recipe import FailOn, Recipe, adapt, first_problem, load_recipe, recipe_files, recipe_names
+from moeprobe.regular_file import read_regular
 
+_MOST_BYTES = 1 << 24
 Limits = Mapping[str, Mapping[str, float]]
 
 
@@ -76,11 +80,15 @@ class CommandLine:
 
 @dataclass(frozen=True)
 class Settings:
-    """What counts in the end: the recipe with everything in it, the baseline, and the origin of each value."""
+    """What counts in the end: the recipe with everything in it, the baseline, and the origin of each value.
+
+    ``read`` are the files that were read for it: the policy, and a recipe with all that it includes.
+    """
 
     recipe: Recipe
     baseline: str | None
     origins: list[Setting]
+    read: tuple[Path, ...] = ()
 
 
 def find_policy(start: Path) -> PolicyFile | None:
@@ -93,8 +101,9 @@ def find_policy(start: Path) -> PolicyFile | None:
     """
     for folder in (start, *start.parents):
         own, project = folder / "moeprobe.toml", folder / "pyproject.toml"
-        table = _table(project) if project.is_file() else None
-        if own.is_file():
+        # Also what is no regular file: a policy that cannot be read must not be passed by.
+        table = _table(project) if os.path.lexists(project) else None
+        if os.path.lexists(own):
             return PolicyFile(own, _policy(_toml(own), own), None if table is None else project)
         if table is not None:
             return PolicyFile(project, _policy(table, project, "tool.moeprobe."))
@@ -133,15 +142,19 @@ def resolve(given: CommandLine, file: PolicyFile | None, default: str = "full") 
     origins = [
         Setting(
             name="recipe",
-            value=chosen if chosen in recipe_names() else written.name,
+            value=chosen if chosen in recipe_names() else legible(written.name),
             origin=origin("", given.recipe, policy.recipe),
         ),
-        Setting(name="probe", value=recipe.probe.texts, origin=origin("probe.texts", given.probe)),
+        Setting(name="probe", value=legible(recipe.probe.texts), origin=origin("probe.texts", given.probe)),
         Setting(name="max-tokens", value=recipe.probe.max_tokens, origin=origin("probe.max_tokens", given.max_tokens)),
         Setting(name="select", value=recipe.select, origin=origin("select", given.select, policy.select)),
         Setting(name="ignore", value=recipe.ignore, origin=origin("ignore", given.ignore, policy.ignore)),
         Setting(name="fail-on", value=fail_on, origin=origin("fail_on", given.fail_on, policy.fail_on)),
-        Setting(name="baseline", value=baseline, origin=origin("", given.baseline, policy.baseline)),
+        Setting(
+            name="baseline",
+            value=None if baseline is None else legible(baseline),
+            origin=origin("", given.baseline, policy.baseline),
+        ),
     ]
     origins += [
         Setting(
@@ -156,14 +169,15 @@ def resolve(given: CommandLine, file: PolicyFile | None, default: str = "full") 
         for detector, values in recipe.limits.items()
         for limit, value in values.items()
     ]
-    return Settings(recipe, baseline, origins)
+    read = [*([file.path] if file else []), *recipe_files(chosen)]
+    return Settings(recipe, baseline, origins, tuple(read))
 
 
 def _beside(file: PolicyFile | None, value: str | None, names: Sequence[str] = ()) -> str | None:
     """A path that a policy file names, seen from the folder of that file; names stay as they are."""
     if file is None or value is None or value in names or not (names == () or value.endswith((".yaml", ".yml"))):
         return value
-    return str(file.path.parent / Path(value).expanduser())
+    return str(file.path.parent / Path(os.path.expanduser(value)))
 
 
 def _load(recipe: str, named_by: PolicyFile | None) -> Recipe:
@@ -177,11 +191,14 @@ def _load(recipe: str, named_by: PolicyFile | None) -> Recipe:
 
 def _toml(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_regular(path, _MOST_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise OptionError(f"Cannot read {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OptionError(f"{path} is not valid TOML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise OptionError(f"{path} is not valid TOML: it is nested too deep.") from error
+    except ValueError as error:
+        why = "it holds a number of more than 4,300 digits" if "digits" in str(error) else str(error)
+        raise OptionError(f"{path} is not valid TOML: {' '.join(why.split())[:300]}.") from error
 
 
 def _table(path: Path) -> object | None:

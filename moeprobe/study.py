@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeprobe.checkpoint.provenance import describe_environment
+from moeprobe.environment import source_date_epoch
 from moeprobe.errors import CheckpointError, OptionError
 from moeprobe.findings.gates import GateLayer, GateReport
 from moeprobe.findings.result import Unchecked
@@ -59,6 +60,7 @@ def study_gates(
         MoeprobeError: the checkpoint, the texts or an option cannot be used; the message says what to do.
 
     """
+    source_date_epoch()
     started = time.time()
     recipe = ProbeRecipe(texts=probe) if max_tokens is None else ProbeRecipe(texts=probe, max_tokens=max_tokens)
     documents = load_documents(recipe.texts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moeprobe.checkpoint.headers import read_headers
-from moeprobe.checkpoint.load import embedding_shape, load_model
+from moeprobe.checkpoint.load import check_dtype, embedding_shape, load_model
 from moeprobe.checkpoint.open import open_checkpoint
 from moeprobe.checkpoint.token_ids import named_ids
 from moeprobe.errors import CheckpointError, NotMoEError, OptionError
@@ -55,6 +55,7 @@ def routers(
         if device_map is not None or dtype != "auto":
             raise OptionError("--weights-only loads nothing, so --dtype and --device-map have no meaning.")
         return _stored(model, revision, progress)
+    check_dtype(dtype)
     checkpoint = open_checkpoint(
         model,
         revision=revision,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from moeprobe.cli import main
+from moeprobe.cli.group import main
 from moeprobe.detectors.registry import DETECTORS
 from moeprobe.errors import MoeprobeError
 from moeprobe.findings.result import Result

@@ -93,7 +93,7 @@ def test_include_merges_at_every_depth(tmp_path: Path) -> None:
         ("name: own\ninclude: 3\n", "own.yaml, line 2 is not valid: include"),
         ("include: full\n", "name: field required"),
         ("name: own\nname: two\n", "line 2: the key 'name' stands there for the second time (first in line 1)"),
-        ("name: own\nprobe: &a [*a, *a]\n", "own.yaml, line 2 is not valid"),
+        ("name: own\nprobe: &a [*a, *a]\n", "an alias in line 2 refers to what it stands in"),
         ("name: own\n1: 2\n", "own.yaml"),
         ("name: !!python/object/apply:os.system [true]\n", "not valid YAML"),
         ("", "must be a mapping"),
@@ -149,3 +149,35 @@ def test_the_schema_knows_every_key(moeprobe: Moeprobe) -> None:
     assert schema["properties"]["fail_on"]["enum"] == ["error", "warning"]
     probe = schema["$defs"]["ProbeRecipe"]
     assert (probe["additionalProperties"], probe["properties"]["max_tokens"]["minimum"]) == (False, 1)
+
+
+def test_a_lattice_of_includes_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file includes the next one three times: 3**40 ways to the last."""
+    import moeprobe.recipe as recipe
+
+    for step in range(40):
+        below = f"{step + 1}.yaml"
+        (tmp_path / f"{step}.yaml").write_text(f"name: r{step}\ninclude: [{below}, ./{below}, {below}]\nseed: {step}\n")
+    (tmp_path / "40.yaml").write_text("name: last\nprobe: {max_tokens: 7}\n")
+    read: list[Path] = []
+    monkeypatch.setattr(recipe, "read_yaml", lambda path, real=recipe.read_yaml: (read.append(path), real(path))[1])
+    merged = load_recipe(str(tmp_path / "0.yaml"))
+    assert (merged.name, merged.seed, merged.probe.max_tokens) == ("r0", 0, 7)
+    assert len(read) == 41
+
+
+def test_a_file_included_on_two_ways_counts_on_both(tmp_path: Path) -> None:
+    """What is included later wins, also where it was merged before."""
+    (tmp_path / "a.yaml").write_text("name: a\nseed: 1\n")
+    (tmp_path / "b.yaml").write_text("name: b\ninclude: a.yaml\nseed: 2\n")
+    (tmp_path / "c.yaml").write_text("name: c\ninclude: a.yaml\n")
+    for order, seed in (("b.yaml, c.yaml", 1), ("c.yaml, b.yaml", 2)):
+        (tmp_path / "own.yaml").write_text(f"name: own\ninclude: [{order}]\n")
+        assert load_recipe(str(tmp_path / "own.yaml")).seed == seed
+
+
+def test_a_long_chain_of_includes(tmp_path: Path) -> None:
+    for step in range(2000):
+        (tmp_path / f"{step}.yaml").write_text(f"name: r{step}\ninclude: {step + 1}.yaml\n")
+    with pytest.raises(OptionError, match="included through 50 others"):
+        load_recipe(str(tmp_path / "0.yaml"))

@@ -48,7 +48,7 @@ def refusal(config: dict[str, Any], source: str, error: Exception, make: Make) -
     return CheckpointError(f"transformers makes no model of {label(source)}: {why}; correct it, or get the file again.")
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What an exception says first, without its full stop; else its name.
 
     That is its first line that says something, with the next one where it only announces it.

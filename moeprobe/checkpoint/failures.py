@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENOMEM
 
 from moeprobe.checkpoint.blame import Make, reason, refusal
 from moeprobe.checkpoint.config_fields import label
@@ -11,8 +10,8 @@ from moeprobe.checkpoint.open import Checkpoint
 from moeprobe.checkpoint.quantised.known import INSTEAD
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.errors import CheckpointError, IncompleteError, MoeprobeError, UnsafeError
+from moeprobe.shortage import is_out_of_memory
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "not enough memory")
 # A row of the report that transformers logs before it raises an error without names.
 _CONVERSION = re.compile(r"^(\S.*?)\s*\|\s*(?:\x1b\[\d+m)?CONVERSION", re.MULTILINE)
 
@@ -35,12 +34,12 @@ def loading(checkpoint: Checkpoint, *, progress: bool = False, make: Make | None
 
 def _translate(checkpoint: Checkpoint, error: Exception, said: list[str], make: Make | None) -> CheckpointError:
     source, line = checkpoint.source, reason(error)
-    if _is_out_of_memory(error) and make is not None:
+    if is_out_of_memory(error) and make is not None:
         return CheckpointError(
             f"A size in {label(source)} is beyond any model: the memory does not suffice to lay out an empty one "
             f"({line}); correct it, or get the file again."
         )
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return CheckpointError(
             f"There is not enough memory for {source} ({checkpoint.bytes / 2**30:,.1f} GiB of weights); "
             f"try --dtype bfloat16 or --device-map auto."
@@ -65,9 +64,3 @@ def _translate(checkpoint: Checkpoint, error: Exception, said: list[str], make: 
     if make is not None and not instead:
         return refusal(checkpoint.config, source, error, make)
     return CheckpointError(f"transformers cannot load {source}: {line} ({type(error).__name__}){instead}.")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)

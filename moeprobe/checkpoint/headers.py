@@ -1,6 +1,5 @@
 """Safetensors headers: which tensors a file holds, where, and whether the file is whole. No data is read."""
 
-import json
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from moeprobe.checkpoint.ranges import Files, LocalFiles
 from moeprobe.errors import IncompleteError
+from moeprobe.json_source import JsonError, parse_json
 
 DTYPE_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
@@ -18,7 +18,9 @@ DTYPE_BITS = {
 """Bits per element of every dtype that the format knows."""
 
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_MOST, _AXES = 2**63 - 1, 64  # what a size can be at all; larger numbers take for ever to multiply
 _LFS_POINTER = b"version https://git-lfs"
+_PLACE = b'"data_offsets"'
 
 
 class TensorHeader(NamedTuple):
@@ -67,10 +69,14 @@ def read_header(files: Files, name: str, guess: int = 4096) -> dict[str, TensorH
         raise _truncated(file, size)
     if len(start) < 8 + length:
         start += files.read(name, len(start), 8 + length)[0]
+    header = bytes(start[8 : 8 + length])
     try:
-        table = json.loads(start[8 : 8 + length])
-    except ValueError as error:
-        raise _damaged(file, "its header is not valid JSON") from error
+        table = parse_json(header, shallow=True)
+        # Every entry says its place once; where one stands twice, the reader above has kept the last.
+        if isinstance(table, dict) and header.count(_PLACE) != len(table) - ("__metadata__" in table):
+            parse_json(header, unique=True)
+    except JsonError as error:
+        raise _damaged(file, f"its header: {error}") from error
     if not isinstance(table, dict):
         raise _damaged(file, "its header is not a table of tensors")
     table.pop("__metadata__", None)
@@ -85,7 +91,8 @@ def _parse(path: Path, name: str, entry: Any, base: int) -> TensorHeader:
     try:
         dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
         start, stop = entry["data_offsets"]
-        sound = {*map(type, shape), type(start), type(stop)} == {int} and min(start, stop, *shape) >= 0
+        numbers = (start, stop, *shape)
+        sound = {*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) <= _MOST and len(shape) <= _AXES
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(str(path), f"the entry of {name} is not complete") from error
     if dtype not in DTYPE_BITS:

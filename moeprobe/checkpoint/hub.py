@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeprobe.environment import check_endpoint
 from moeprobe.errors import CheckpointError, NotFoundError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -56,7 +57,9 @@ def look_up(name: str, revision: str | None) -> Repository:
 
     Raises:
         NotFoundError: no such repository or revision, no permission, or neither hub nor cache has it.
+        OptionError: HF_ENDPOINT is not the address of a hub.
     """
+    check_endpoint()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -1,5 +1,6 @@
 """Load a checkpoint: the model with all its weights, the tokenizer."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,17 @@ from moeprobe.checkpoint.auto import choose_class
 from moeprobe.checkpoint.blame import reason
 from moeprobe.checkpoint.failures import loading
 from moeprobe.checkpoint.fp8 import even_ragged_fp8
+from moeprobe.checkpoint.hub import is_repository_name
 from moeprobe.checkpoint.leftover import refusing_codes
 from moeprobe.checkpoint.missing import check_missing, check_shapes
-from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.checkpoint.open import Checkpoint, reading
 from moeprobe.checkpoint.quiet import quiet_transformers
 from moeprobe.checkpoint.skeleton import skeletons
+from moeprobe.checkpoint.small_files import refuse_pipes, refuse_unreadable
+from moeprobe.environment import check_endpoint
 from moeprobe.errors import IncompleteError, OptionError, UnsafeError
+from moeprobe.legible import is_legible, legible
+from moeprobe.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +32,7 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps that accelerate works out; a device's name (cpu, cuda:0) is taken as well."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 
 
@@ -103,13 +110,24 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     source = override or checkpoint.tokenizer_source
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
+    if not is_legible(source) or (not folder.is_dir() and (folder.exists() or not is_repository_name(source))):
+        raise IncompleteError(
+            f"The tokenizer {legible(source)!r} is neither a folder (of a name in UTF-8) nor a hub id; give "
+            "another with --tokenizer."
+        )
     # transformers makes an empty tokenizer out of a folder that has none, so look before it does.
     if folder.is_dir() and not _has_tokenizer(folder):
         raise IncompleteError(
             f"{source} has no tokenizer; copy tokenizer.json into it, or give another folder or hub id "
             f"with --tokenizer."
         )
+    if folder.is_dir():
+        with reading(source):
+            refuse_pipes(folder)
+            refuse_unreadable(folder, _TOKENIZER_SETTINGS)
+    else:
+        check_endpoint()
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -117,7 +135,12 @@ def load_tokenizer(
                 trust_remote_code=trust_remote_code,
                 local_files_only=folder.is_dir(),
             )
-    except Exception as error:
+    except BaseException as error:
+        # A panic of the tokenizers library is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if is_out_of_memory(error):
+            raise
         if "trust_remote_code" in str(error):
             raise UnsafeError(
                 f"The tokenizer of {source} can only be loaded by running its own code; read that code, "
@@ -131,14 +154,25 @@ def load_tokenizer(
     return tokenizer
 
 
+def check_dtype(dtype: str) -> None:
+    """Do nothing for a name that ``load_model`` takes.
+
+    Raises:
+        OptionError: it is another one.
+    """
+    if dtype not in DTYPES:
+        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}.get(dtype.lower())
+        meant = f" (did you mean {near!r}?)" if near else ""
+        raise OptionError(f"Unknown dtype {dtype[:80]!r}{meant}; choose one of {', '.join(DTYPES)}.")
+
+
 def load_options(dtype: str, device_map: str | dict[str, int | str] | None, experts: str | None) -> dict[str, Any]:
     """The arguments of transformers' ``from_pretrained`` that say how, not what.
 
     Raises:
         OptionError: unknown dtype, device map or experts implementation.
     """
-    if dtype not in DTYPES:
-        raise OptionError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if device_map is not None:
         if isinstance(device_map, str) and device_map not in DEVICE_MAPS:

@@ -11,7 +11,8 @@ import psutil
 from moeprobe.errors import OptionError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?\s*", re.IGNORECASE)
+_MOST = 2.0**63  # bytes that an address can count
 _CONTROL_GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
@@ -34,9 +35,10 @@ def parse_size(text: str) -> int:
 
     """
     found = _SIZE.fullmatch(text)
-    if found is None or float(found[1]) <= 0:
-        raise OptionError(f"{text!r} is not an amount of memory; write it as 8GB or 500MiB.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    size = 0.0 if found is None else float(found[1]) * _UNITS[found[2].upper()]
+    if not 1 <= size < _MOST:
+        raise OptionError(f"{text[:80]!r} is not an amount of memory; write it as 8GB or 500MiB.")
+    return int(size)
 
 
 def format_size(size: float) -> str:

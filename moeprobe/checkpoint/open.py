@@ -1,6 +1,5 @@
 """Open a checkpoint: from a folder or a hub id to files that are known to be whole. Nothing is loaded."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from moeprobe.checkpoint.config_sizes import refuse_other_sizes
 from moeprobe.checkpoint.config_values import refuse_bad_values
 from moeprobe.checkpoint.hub import Repository, is_repository_name, look_up
 from moeprobe.checkpoint.quantised.known import refuse_unknown_method
+from moeprobe.checkpoint.small_files import read_json, refuse_pipes, refuse_unreadable
 from moeprobe.checkpoint.weights import check_names, check_shards, find_shards, look_ahead
 from moeprobe.errors import CheckpointError, IncompleteError, NotFoundError, UnsafeError
+from moeprobe.legible import is_legible, legible
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def _open(
         folder = repository.fetch(repository.small_files(code=trust_remote_code))
     else:
         check_names({path.name for path in folder.iterdir()}, source)
+    refuse_pipes(folder)
     config = read_raw_config(folder)
+    refuse_unreadable(folder, ["generation_config.json"])
     model_type = str(config["model_type"])
     # Before transformers is imported: neither needs it. Sizes first, since then the message has both numbers.
     headers, shapes = look_ahead(folder, config)
@@ -103,7 +106,7 @@ def _open(
     checkpoint = Checkpoint(
         source=source,
         folder=folder,
-        name=source.split("/")[-1] if repository is not None else folder.absolute().resolve().name,
+        name=source.split("/")[-1] if repository is not None else folder_name(folder),
         revision=None if repository is None else folder.name,
         config=config,
         model_type=model_type,
@@ -128,15 +131,25 @@ def local_folder(source: str) -> Path | None:
     Raises:
         NotFoundError: it is neither.
     """
-    path = Path(source).expanduser()
+    if not is_legible(source):
+        raise NotFoundError(
+            f"The name {legible(source)!r} is not valid UTF-8, and transformers cannot open such a path; rename the "
+            "folder, or give a symbolic link to it."
+        )
+    path = Path(os.path.expanduser(source))
     if source and path.is_dir():
         return path
-    if path.is_file():
-        raise NotFoundError(f"{source} is a file; give the folder that holds config.json and the weights.")
+    if path.exists():
+        raise NotFoundError(f"{source} is no folder; give the folder that holds config.json and the weights.")
     looks_like_path = source.startswith((".", "~", os.sep)) or "\\" in source
     if looks_like_path or not is_repository_name(source):
         raise NotFoundError(f"There is no folder {source!r}, and it is not a hub id (organisation/name) either.")
     return None
+
+
+def folder_name(folder: Path) -> str:
+    """The last part of where the folder really lies."""
+    return legible(Path(os.path.realpath(folder)).name)
 
 
 def _fetch_weights(repository: Repository, folder: Path, names: list[str]) -> None:
@@ -153,12 +166,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         IncompleteError: it is not valid, or names no model type.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        if path.read_bytes().startswith(b"version https://git-lfs"):
-            raise IncompleteError(f"{path} is a git-lfs pointer; run `git lfs pull` in that folder.") from error
-        raise IncompleteError(f"{path} is not valid JSON; get it again.") from error
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise IncompleteError(
             f"{path} has no model_type, so it is not the config of a transformers model; "

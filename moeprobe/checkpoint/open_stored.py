@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.hub import Repository, look_up
-from moeprobe.checkpoint.open import Checkpoint, local_folder, read_raw_config, reading
+from moeprobe.checkpoint.open import Checkpoint, folder_name, local_folder, read_raw_config, reading
 from moeprobe.checkpoint.ranges import Files, HubFiles, LocalFiles
+from moeprobe.checkpoint.small_files import refuse_pipes
 from moeprobe.checkpoint.weights import check_names, find_first, read_weight_map, refuse_missing
 
 _INDEX_ENDING = ".safetensors.index.json"
@@ -76,6 +77,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     else:
         listing = frozenset(path.name for path in folder.iterdir())
         check_names(listing, source)
+    refuse_pipes(folder)
     config = read_raw_config(folder)
     suits(str(config["model_type"]))
     first = find_first(folder, config, source)
@@ -92,7 +94,7 @@ def _open(source: str, revision: str | None, suits: Callable[[str], None]) -> St
     return StoredCheckpoint(
         source=source,
         folder=folder,
-        name=source.split("/")[-1] if repository is not None else folder.absolute().resolve().name,
+        name=source.split("/")[-1] if repository is not None else folder_name(folder),
         revision=None if repository is None else folder.name,
         config=config,
         model_type=str(config["model_type"]),

@@ -1,6 +1,5 @@
 """Provenance: which model was read, and with what."""
 
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,9 @@ from torch import nn
 
 import moeprobe
 from moeprobe.checkpoint.open import Checkpoint
+from moeprobe.environment import source_date_epoch
 from moeprobe.findings.result import Environment, Model
+from moeprobe.legible import legible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +29,7 @@ def describe_model(
 
     ``architecture`` is the model's class, where an adapter stands around it.
     """
-    source = checkpoint.source if checkpoint else f"{type(model).__name__} in memory"
+    source = legible(checkpoint.source) if checkpoint else f"{type(model).__name__} in memory"
     return Model(
         source=source,
         name=checkpoint.name if checkpoint else type(model).__name__,
@@ -62,10 +63,13 @@ def describe_environment(
 
     ``started`` in seconds since 1970. With SOURCE_DATE_EPOCH in the environment (reproducible-builds.org), that moment
     takes its place and no time has passed, so that equal runs give equal bytes.
+
+    Raises:
+        OptionError: SOURCE_DATE_EPOCH is no such moment.
+
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if epoch.isdecimal():
-        started, seconds = float(epoch), 0.0
+    if (epoch := source_date_epoch()) is not None:
+        started, seconds = epoch, 0.0
     return Environment(
         moeprobe=moeprobe.__version__,
         python=platform.python_version(),
@@ -75,7 +79,7 @@ def describe_environment(
         device="none" if model is None else _device(model),
         experts_implementation=None if model is None else getattr(model.config, "_experts_implementation", None),
         streamed=streamed,
-        command=command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}",
+        command=legible(command or f"moeprobe.analyze(...) in {Path(sys.argv[0]).name or 'python'}"),
         started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
         processes=processes,

@@ -12,6 +12,7 @@ from typing import Any
 
 from moeprobe.checkpoint.hub import refusal
 from moeprobe.errors import CheckpointError, IncompleteError
+from moeprobe.regular_file import refuse_irregular
 
 _ATTEMPTS = 3
 """How often a range is asked for whose transfer breaks off; refused requests are retried by huggingface_hub itself."""
@@ -70,6 +71,7 @@ class LocalFiles(Files):
     def read(self, name: str, start: int, stop: int) -> tuple[bytearray, int]:
         """By pread."""
         try:
+            refuse_irregular(self._folder / name)
             handle = os.open(self._folder / name, os.O_RDONLY)
         except FileNotFoundError as error:
             raise IncompleteError(f"{self.label(name)} is missing; copy or download it again.") from error

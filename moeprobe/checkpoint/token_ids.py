@@ -1,12 +1,12 @@
 """Token ids that a text can hold: an embedding often has rows for more ids than any text reaches."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.ranges import Files
 from moeprobe.errors import MoeprobeError
+from moeprobe.json_source import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ def stored_ids(files: Files, config: Mapping[str, Any]) -> frozenset[int] | None
     """
     try:
         content, size = files.read("tokenizer.json", 0, _LARGEST)
-        told = json.loads(bytes(content)) if size == len(content) else None
+        told = parse_json(bytes(content), shallow=True) if size == len(content) else None
         return None if told is None else _reached(_vocabulary(told), named_ids(config))
     except (MoeprobeError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None

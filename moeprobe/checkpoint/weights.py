@@ -1,13 +1,15 @@
 """Which files hold the weights, judged by their names and the index; every other format is refused here."""
 
-import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from moeprobe.checkpoint.headers import TensorHeader, read_headers
+from moeprobe.checkpoint.small_files import read_json
 from moeprobe.errors import CheckpointError, IncompleteError, UnsafeError
+from moeprobe.regular_file import LONGEST_NAME
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -143,6 +145,8 @@ def refuse_missing(folder: Path, names: list[str]) -> None:
     """
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
+        if (folder / missing[0]).exists():
+            raise IncompleteError(f"{folder / missing[0]} is no regular file; copy or download the weights again.")
         raise IncompleteError(
             f"{len(missing)} of {len(names)} weight files are missing from {folder}, "
             f"the first is {missing[0]}; copy or download them again."
@@ -169,18 +173,20 @@ def read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         IncompleteError: the index is not valid, or names files outside of its folder.
     """
-    try:
-        table = json.loads(index.read_bytes())["weight_map"]
-        files = dict(table)
-        if {*map(type, files.values())} - {str}:
-            raise TypeError("a file's name is no text")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if index.read_bytes().startswith(b"version https://git-lfs"):
-            raise IncompleteError(f"{index} is a git-lfs pointer; run `git lfs pull` in that folder.") from error
-        raise IncompleteError(f"The weight index {index} is not valid JSON with a weight_map; get it again.") from error
-    outside = sorted(file for file in set(files.values()) if Path(file).name != file)
-    if outside:
-        raise IncompleteError(f"The weight index {index} names a file outside of its folder: {outside[0]!r}.")
+    table = read_json(index, unique=True)
+    files = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(files, dict) or {*map(type, files.values())} - {str}:
+        raise IncompleteError(
+            f"The weight index {index} has no weight_map, which says in which file each tensor is; get it again."
+        )
+    for file in sorted(set(files.values())):
+        if Path(file).name != file:
+            raise IncompleteError(f"The weight index {index} names a file outside of its folder: {file[:200]!r}.")
+        if not file.endswith(".safetensors") or len(os.fsencode(file)) > LONGEST_NAME or not file.isprintable():
+            raise IncompleteError(
+                f"The weight index {index} names {file[:200]!r} as a weight file, which cannot be the name of a "
+                "safetensors file; get the index again."
+            )
     if not files:
         raise IncompleteError(f"The weight index {index} lists no tensors; get it again.")
     return files

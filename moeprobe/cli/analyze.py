@@ -41,9 +41,12 @@ def command(model: str, output: str | None, **options: Any) -> int:
     it stood when the same command is given again.
     """
     from moeprobe.cli.measure import settle
+    from moeprobe.cli.protect import inputs, refuse_overwriting, report_files
 
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
     settings = settle(**{name: options.pop(name) for name in _SETTINGS}, without=("baseline",))
+    read = inputs([model], settings, options.get("tokenizer"))
+    refuse_overwriting(read, *report_files(folder, "result.json", "report.md"))
     return run_analysis(model, folder, settings, keep_progress=folder / ".progress", **options)
 
 
@@ -66,7 +69,7 @@ def run_analysis(
     from moeprobe.reporting.write import check_writable
 
     # A mistake in the output folder must not cost an hour of probing.
-    check_writable(folder)
+    check_writable(folder, "result.json", "report.md")
     from moeprobe.parallel.launch import leads
     from moeprobe.reporting.formats import render
     from moeprobe.reporting.text import loggable

@@ -43,6 +43,8 @@ def command(
 
     outputs = parse_outputs(output_format, output)
     from moeprobe.cli.measure import measure, settle
+    from moeprobe.cli.protect import inputs, refuse_overwriting
 
     settings = settle(**{name: options.pop(name) for name in _SETTINGS}, fail_on=fail_on)
+    refuse_overwriting(inputs([model], settings, options.get("tokenizer")), [path for _, path in outputs.files])
     return deliver(measure(model, settings, **options), outputs)

@@ -54,14 +54,18 @@ def command(
     outputs = parse_outputs(output_format, output)
     target = Path(folder) if folder else None if output or output_format else _default_folder(base, tuned)
     if target is not None:
-        check_writable(target)
+        check_writable(target, "result.json", "report.md")
     from moeprobe.cli.measure import compare, settle
+    from moeprobe.cli.protect import inputs, refuse_overwriting, report_files
     from moeprobe.reporting.text import loggable
     from moeprobe.reporting.write import write_report
 
     texts, max_tokens = options.pop("probe"), options.pop("max_tokens")
     given = {name: options.pop(name) for name in _SETTINGS}
     settings = settle(**given, probe=texts, max_tokens=max_tokens, fail_on=fail_on, **_POLICY)
+    files, folders = report_files(target, "result.json", "report.md") if target is not None else ([], [])
+    read = inputs([base, tuned], settings, options.get("tokenizer"))
+    refuse_overwriting(read, [*files, *(path for _, path in outputs.files)], folders)
     result = compare(base, tuned, settings, texts=texts, max_tokens=max_tokens, **options)
     report = write_report(result, target) if target is not None else None
     code = deliver(result, outputs)

@@ -10,8 +10,9 @@ import click
 
 from moeprobe.cli.options import loading_options
 from moeprobe.errors import OptionError
+from moeprobe.recipe import MOST_TOKENS
 
-_PART = re.compile(r"(\d+)(?:-(\d+))?")
+_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 @click.command("gates")
@@ -20,11 +21,11 @@ _PART = re.compile(r"(\d+)(?:-(\d+))?")
 @click.option("--layers", metavar="N,N-M", default="", help="Only these decoder layers, such as 0,3-5.")
 @click.option("--probe", default="builtin", help="Your own texts: a text file, a folder, JSONL, or hub:org/name.")
 @click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read.")
-@click.option("--rows", type=click.IntRange(min=200), default=4096, show_default=True, help="Rows kept of a router.")
+@click.option("--max-tokens", type=click.IntRange(1, MOST_TOKENS), help="Tokens of text to read.")
+@click.option("--rows", type=click.IntRange(200, 10**9), default=4096, show_default=True, help="Rows kept of a router.")
 @click.option("--step", type=float, default=1e-3, show_default=True, help="Bias step of the balance rules.")
-@click.option("--updates", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps of each rule.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sample and the batches.")
+@click.option("--updates", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Steps of each rule.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the sample and batches. [default: 0]")
 @loading_options
 def command(
     model: str, output: str | None, layers: str, step: float, updates: int, quiet: bool, **options: Any
@@ -39,11 +40,15 @@ def command(
     if not 0 < step < float("inf"):
         raise OptionError(f"--step {step:g} must be a positive number, such as 0.001.")
     folder = Path(output) if output else Path("reports") / (Path(model.rstrip("/")).name or "model")
+    from moeprobe.cli.protect import Inputs, refuse_overwriting, report_files
     from moeprobe.reporting.write import check_writable
 
-    check_writable(folder)
+    read = Inputs(tuple(one for one in (model, options["tokenizer"]) if one), texts=options["probe"])
+    refuse_overwriting(read, *report_files(folder, "gates.json", "gates.md"))
+    check_writable(folder, "gates.json", "gates.md")
     from moeprobe.laboratory.controller import Plan
     from moeprobe.reporting.gates import summary, write_gate_report
+    from moeprobe.reporting.text import loggable
     from moeprobe.study import study_gates
 
     report = study_gates(
@@ -56,7 +61,7 @@ def command(
     )
     written = write_gate_report(report, folder)
     click.echo(summary(report))
-    click.echo(f"Report: {written}")
+    click.echo(loggable(f"Report: {written}"))
 
 
 def parse_layers(text: str) -> frozenset[int]:

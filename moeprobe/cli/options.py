@@ -7,6 +7,7 @@ import click
 
 from moeprobe.errors import OptionError
 from moeprobe.parallel.launch import KINDS
+from moeprobe.recipe import MOST_TOKENS
 from moeprobe.reporting.formats import FORMAT_NAMES
 
 _Command = Callable[..., Any]
@@ -58,7 +59,7 @@ def analysis_options(command: _Command) -> _Command:
             click.option("--recipe", help="Name of a recipe, or a YAML file. [default: full, or the policy's]"),
             click.option("--probe", help="Your own texts: a text file, a folder, JSONL, or hub:org/name."),
             click.option("--tokenizer", help="Folder or hub id, where the checkpoint has no tokenizer."),
-            click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of text to read."),
+            click.option("--max-tokens", type=click.IntRange(1, MOST_TOKENS), help="Tokens of text to read."),
             click.option("--select", multiple=True, metavar="D,..", help="Only these detectors (name, code, prefix)."),
             click.option("--ignore", multiple=True, metavar="D,..", help="All but these detectors."),
             click.option("--limit", multiple=True, metavar="D.NAME=X", help="Move a limit of a detector."),

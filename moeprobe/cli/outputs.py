@@ -1,5 +1,6 @@
 """Where ``check`` and ``diff`` write: formats on standard output, and formats to files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 
 from moeprobe.errors import OptionError, OutputError
 from moeprobe.recipe import suggestion
+from moeprobe.regular_file import LONGEST_NAME
 from moeprobe.reporting.formats import FORMAT_NAMES
 from moeprobe.reporting.write import check_writable
 
@@ -45,11 +47,13 @@ def parse_outputs(formats: Sequence[str], files: Sequence[str]) -> Outputs:
     pairs = tuple(map(_pair, files))
     taken: dict[Path, str] = {}
     for name, path in pairs:
-        place = path.resolve()
+        place = Path(os.path.realpath(path))
         if place in taken:
             raise OptionError(f"{taken[place]} and {name} would both be written to {path}; give each its own file.")
         taken[place] = name
     for _, path in pairs:
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise OutputError(f"Cannot write {path}: its name is too long. Choose a shorter one.")
         if path.exists() and not path.is_file():
             raise OutputError(f"Cannot write {path}: it is not a regular file. Choose another name.")
         check_writable(path.parent)
@@ -89,4 +93,4 @@ def _pair(value: str) -> tuple[str, Path]:
             f"--output {value!r}: unknown format {name!r}{suggestion(name, list(FORMAT_NAMES))}; "
             f"known are {', '.join(FORMAT_NAMES)}."
         )
-    return name, Path(path).expanduser()
+    return name, Path(os.path.expanduser(path))

@@ -1,5 +1,6 @@
 """``moeprobe report RESULT``: a saved result in another format."""
 
+import os
 from pathlib import Path
 
 import click
@@ -27,17 +28,20 @@ def command(result: str, name: str | None, output: str | None) -> None:
 
     Nothing is measured or judged again, and no model is read.
     """
+    from moeprobe.cli.protect import Inputs, refuse_overwriting
     from moeprobe.findings.result import Result, write_text
     from moeprobe.reporting.formats import render
 
-    source = Path(result).expanduser()
+    source = Path(os.path.expanduser(result))
     source = source / "result.json" if source.is_dir() else source
-    target = Path(output).expanduser() if output else None
+    target = Path(os.path.expanduser(output)) if output else None
     if target is not None and target.exists():
         if target.is_dir():
             raise OptionError(f"{target} is a folder; give the name of a file with -o.")
         if source.exists() and target.samefile(source):
             raise OptionError(f"{target} is the result itself; give another file with -o.")
+    if target is not None:
+        refuse_overwriting(Inputs(), [target])
     name = name or _ENDINGS.get(target.suffix.lower() if target else "", "text")
     written = render(Result.load(source), name)
     if target is None:

@@ -27,6 +27,7 @@ from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import Check
 from moeprobe.recipe import suggestion
+from moeprobe.shortage import is_out_of_memory
 
 DETECTORS: tuple[Detector[Any], ...] = (
     FlatScores(),
@@ -141,6 +142,8 @@ def judge(
         try:
             judgement = detector.judge(evidence, known[detector.name])
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             judgement = _failed(detector, evidence, error)
         checks += judgement.checks
         findings += judgement.findings

@@ -1,6 +1,5 @@
 """Result: everything that one analysis measured and judged. Every report is a function of it."""
 
-import json
 import os
 import tempfile
 from collections import Counter
@@ -14,9 +13,12 @@ from moeprobe.findings.baseline import Comparison
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.finding import SEVERITIES, Check, Finding, VerdictName
 from moeprobe.findings.plain import Plain
+from moeprobe.json_source import JsonError, parse_json
 from moeprobe.recipe import FailOn
+from moeprobe.regular_file import read_regular
 
 SCHEMA_VERSION: Literal[1] = 1
+_PARTIAL = ".moeprobe-"  # not the name of the file, which may be as long as a name can be
 
 
 class Model(Plain):
@@ -160,11 +162,11 @@ class Result(Plain):
 
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(read_regular(path), byte_order_mark=True)
         except OSError as error:
             raise OutputError(f"Cannot read {path}: {error.strerror}. Give the result.json of an analysis.") from error
-        except (ValueError, RecursionError) as error:
-            raise _no_result(path, "it is not JSON, or was cut off while it was written") from error
+        except JsonError as error:
+            raise _no_result(path, f"{error}, or it was cut off while it was written") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version is None:
             raise _no_result(path, "it is some other JSON file")
@@ -173,7 +175,7 @@ class Result(Plain):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            place = ".".join(map(str, error.errors()[0]["loc"]))
+            place = ".".join(map(str, error.errors()[0]["loc"])) or "something"
             raise _no_result(path, f"{place} is missing or of the wrong kind") from error
 
 
@@ -186,7 +188,7 @@ def load_baseline(given: "str | os.PathLike[str] | Result | None") -> Result | N
     """
     if given is None or isinstance(given, Result):
         return given
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     return Result.load(path / "result.json" if path.is_dir() else path)
 
 
@@ -208,7 +210,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=target.parent, prefix=f".{target.name}.", delete=False
+            "w", encoding="utf-8", newline="\n", dir=target.parent, prefix=_PARTIAL, delete=False
         ) as handle:
             temporary = Path(handle.name)
             handle.write(text)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moeprobe.errors import ProbeError
 from moeprobe.findings.evidence import Probe
+from moeprobe.legible import legible
 from moeprobe.probes.texts import Document
 from moeprobe.recipe import ProbeRecipe
 
@@ -97,7 +98,7 @@ class Batches:
     def facts(self, name: str) -> Probe:
         """What was read, for the result."""
         return Probe(
-            name=name,
+            name=legible(name),
             documents=len(self.documents),
             sources=dict(Counter(document.source for document in self.documents)),
             tokens=self.tokens,

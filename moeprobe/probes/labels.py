@@ -5,9 +5,8 @@
 A file's own labels win over those of its source. What is not labelled is left out of the question about that label.
 """
 
-import json
-
 from moeprobe.errors import ProbeError
+from moeprobe.json_source import JsonError, parse_json
 
 LABEL_FILE = "moeprobe-labels.json"
 KINDS = ("language", "task")
@@ -26,9 +25,9 @@ def read_labels(text: str, where: str, known: set[str]) -> dict[str, dict[str, s
 
     """
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ProbeError(f"{where} is not valid JSON; it maps sources and files to their labels.") from error
+        data = parse_json(text)
+    except JsonError as error:
+        raise ProbeError(f"{where} cannot be used: {error}; it maps sources and files to their labels.") from error
     if not isinstance(data, dict):
         raise ProbeError(f'{where} must be an object such as {{"german": {{"language": "german"}}}}.')
     for name, labels in data.items():

@@ -11,7 +11,7 @@ hub:org/name[:split]  the first documents of a Hub data set with the same column
 A folder may hold a file ``moeprobe-labels.json`` that says language and task of its sources and files.
 """
 
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -20,11 +20,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from moeprobe.environment import check_endpoint
 from moeprobe.errors import ProbeError
+from moeprobe.json_source import JsonError, parse_json
+from moeprobe.legible import legible
 from moeprobe.probes.labels import LABEL_FILE, read_labels
+from moeprobe.regular_file import read_regular
 
 _SOURCE_KEYS = ("source", "domain", "language", "label")
 _SHORTEST_PART = 1_000  # characters: some 250 tokens, enough for a document to count as a cluster
+_DEEPEST = 100  # folders
+_MOST_BYTES = 1 << 30  # of one file: thousands of times what a probe reads
 _HUB_DOCUMENTS = 2_000  # rows read from a Hub data set: far more than a probe uses
 
 
@@ -53,11 +59,11 @@ def load_documents(spec: str) -> list[Document]:
     elif spec == "builtin":
         documents = _from_folder(files("moeprobe.probes") / "data", spec)
     else:
-        path = Path(spec).expanduser()
+        path = Path(os.path.expanduser(spec))
         try:
             if path.is_dir():
                 documents = _from_folder(path, spec)
-            elif path.is_file():
+            elif os.path.lexists(path):
                 documents = _from_file(path, source=None)
             else:
                 raise ProbeError(
@@ -65,7 +71,8 @@ def load_documents(spec: str) -> list[Document]:
                     f"or hub:organisation/name."
                 )
         except OSError as error:
-            raise ProbeError(f"Cannot read the probe texts {spec}: {error.strerror}.") from error
+            file = error.filename or spec
+            raise ProbeError(f"Cannot read the probe texts {file}: {error.strerror}.") from error
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         raise ProbeError(f"The probe texts {spec} are empty; give at least one document.")
@@ -74,9 +81,10 @@ def load_documents(spec: str) -> list[Document]:
 
 def _from_folder(folder: Traversable, source: str) -> list[Document]:
     documents: list[Document] = []
+    seen = {_place(folder)}
     for entry in _entries(folder):
         if entry.is_dir():
-            for name, file in _walk(entry, entry.name):
+            for name, file in _walk(entry, entry.name, seen):
                 documents += _whole_file(file, entry.name, name)
         elif entry.name != LABEL_FILE:
             documents += _whole_file(entry, Path(entry.name).suffix.lstrip(".") or source, entry.name)
@@ -92,26 +100,44 @@ def _entries(folder: Traversable) -> list[Traversable]:
     return [e for e in entries if not e.name.startswith((".", "__")) and Path(e.name).stem.upper() != "README"]
 
 
-def _walk(folder: Traversable, name: str) -> Iterable[tuple[str, Traversable]]:
+def _walk(folder: Traversable, name: str, seen: set[str], depth: int = 1) -> Iterable[tuple[str, Traversable]]:
+    """The files below a folder with their paths; ``seen`` are the places of folders that were walked."""
+    place = _place(folder)
+    if place in seen:
+        raise ProbeError(
+            f"The folder of probe texts {folder} is reached twice, through a symbolic link; take that link out, or its "
+            "texts would count twice."
+        )
+    if depth > _DEEPEST:
+        raise ProbeError(f"The folder of probe texts {name} is nested more than {_DEEPEST} folders deep; make it flat.")
+    seen.add(place)
     for entry in _entries(folder):
         path = f"{name}/{entry.name}"
         if entry.is_dir():
-            yield from _walk(entry, path)
+            yield from _walk(entry, path, seen, depth + 1)
         else:
             yield path, entry
+
+
+def _place(folder: Traversable) -> str:
+    """Where a folder really lies."""
+    return os.path.realpath(str(folder))
 
 
 def _whole_file(file: Traversable, source: str, name: str) -> list[Document]:
     if name.endswith((".jsonl", ".ndjson")):
         return _from_lines(file, source)
-    return [Document(_read(file), source, name)]
+    return [Document(_read(file), legible(source), legible(name))]
 
 
 def _from_file(path: Path, source: str | None) -> list[Document]:
-    source = source or path.stem
+    source = source or legible(path.stem)
     if path.suffix in (".jsonl", ".ndjson"):
         return _from_lines(path, source)
-    return [Document(part, source, f"{path.name}#{number}") for number, part in enumerate(_split(_read(path)), start=1)]
+    return [
+        Document(part, source, f"{legible(path.name)}#{number}")
+        for number, part in enumerate(_split(_read(path)), start=1)
+    ]
 
 
 def _split(text: str) -> list[str]:
@@ -138,10 +164,12 @@ def _from_lines(file: Traversable, source: str) -> list[Document]:
             continue
         where = f"Line {number} of {file}"
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ProbeError(f"{where} is not valid JSON; every line must be an object with a text.") from error
-        documents.append(_from_row(row, where, source, f"{file.name}#{number}"))
+            row = parse_json(line)
+        except JsonError as error:
+            raise ProbeError(
+                f"{where} cannot be used: {error}; every line must be a JSON object with a text."
+            ) from error
+        documents.append(_from_row(row, where, legible(source), f"{legible(file.name)}#{number}"))
     return documents
 
 
@@ -156,6 +184,7 @@ def _from_row(row: Any, where: str, source: str, name: str) -> Document:
 
 def _from_hub(spec: str) -> list[Document]:
     name, _, split = spec.partition(":")
+    check_endpoint()
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -174,7 +203,7 @@ def _from_hub(spec: str) -> list[Document]:
 
 
 def _read(file: Traversable) -> str:
-    raw = file.read_bytes()
+    raw = read_regular(file, _MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from moeprobe.errors import OutputError
+from moeprobe.errors import OutputError, ResumeError
 from moeprobe.records.record import Record
 from moeprobe.records.store import FIELDS, RecordStore
+from moeprobe.regular_file import refuse_irregular
 from moeprobe.routers.gate import Gate
 
 _SUFFIX, _PATH = ".record", "router"
@@ -47,12 +48,13 @@ class Replay:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file in sorted(folder.glob(f"*{_SUFFIX}")):
-                with safe_open(file, "pt") as opened:
-                    path = opened.metadata()[_PATH]
+                path = _router(file)
                 if path in self._gates:
                     self._seen.setdefault(int(file.name.split("-")[0]), []).append(path)
                 else:
                     file.unlink()
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise ResumeError(f"The records in {folder} cannot be read; begin anew with --restart.") from error
         except OSError as error:
             raise OutputError(f"Cannot use the folder {folder}: {error.strerror or error}.") from error
 
@@ -68,14 +70,19 @@ class Replay:
         try:
             save_file(given, partial, {_PATH: path})
             partial.replace(file)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise OutputError(f"Cannot write {file}: {error}. Choose another folder, or make room.") from error
 
     def finish(self) -> None:
         """Hand everything on."""
         for batch in sorted(self._seen):
             for number, path in enumerate(self._seen[batch]):
-                tensors = load_file(self._file(batch, number))
+                try:
+                    tensors = load_file(self._file(batch, number))
+                except (SafetensorError, OSError) as error:
+                    raise ResumeError(
+                        f"{self._file(batch, number)} cannot be read; begin anew with --restart."
+                    ) from error
                 gate = self._gates[path]
                 optional = {name: tensors.get(name) for name in ("logits", "token_ids")}
                 needed = {name: tensors[name] for name in FIELDS if name not in optional}
@@ -84,3 +91,11 @@ class Replay:
 
     def _file(self, batch: int, number: int) -> Path:
         return self._folder / f"{batch:05d}-{number:05d}{_SUFFIX}"
+
+
+def _router(file: Path) -> str:
+    """Path of the router whose records a file holds."""
+    refuse_irregular(file)
+    with safe_open(file, "pt") as opened:
+        path: str = opened.metadata()[_PATH]
+    return path

@@ -9,6 +9,7 @@ from moeprobe.errors import CheckpointError
 from moeprobe.probes.batches import Batch
 from moeprobe.records.arguments import behind, is_encoder_decoder, text_arguments
 from moeprobe.records.recorder import Recording, Sink
+from moeprobe.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,7 +83,7 @@ def failure(recording: Recording, error: Exception) -> str:
     if error is recording.own_error:
         raise error
     line = " ".join(str(error).split())[:200]
-    if isinstance(error, torch.OutOfMemoryError) or "alloc" in line.lower():
+    if is_out_of_memory(error) or "alloc" in line.lower():
         raise CheckpointError(
             "The memory does not suffice for a forward pass; use a smaller batch_tokens in the recipe, "
             "--dtype bfloat16 or --device-map auto."

@@ -12,7 +12,14 @@ from moeprobe.errors import ComparisonError
 from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.records.store import FIELDS, GATES, saved_gate
+from moeprobe.regular_file import refuse_irregular
 from moeprobe.routers.gate import Gate
+
+_KINDS = {
+    "experts": torch.int64, "weights": torch.float32, "logits": torch.float32,
+    "token_ids": torch.int64, "positions": torch.int64, "documents": torch.int64,
+}  # fmt: skip
+_OPTIONAL = {"logits", "token_ids"}
 
 
 class SavedRecords:
@@ -54,6 +61,11 @@ class SavedRecords:
         if "experts" not in tensors:
             return None
         gate = self.gates[path]
+        if (why := _misfit(gate.router, tensors)) is not None:
+            raise ComparisonError(
+                f"{self._batches[batch]} is damaged: {why} of {path}; make the records again with "
+                "`moeprobe analyze --save-records`."
+            )
         return Record(
             router=gate.router,
             logits=tensors.get("logits"),
@@ -70,8 +82,33 @@ class SavedRecords:
         return next((record.tokens for record in records if record is not None), 0)
 
 
+def _misfit(router: Router, tensors: dict[str, Tensor]) -> str | None:
+    """What does not belong to these tensors of a record, None where they fit each other and the router."""
+    for field, kind in _KINDS.items():
+        if field not in tensors:
+            if field in _OPTIONAL:
+                continue
+            return f"there are no {field}"
+        tensor = tensors[field]
+        rows = tensors["experts"].shape[:1]
+        axes = 2 if field in ("experts", "weights", "logits") else 1
+        if tensor.ndim != axes or tensor.shape[:1] != rows or tensor.dtype != kind:
+            return f"the {field} have another shape or dtype than records have"
+    experts = tensors["experts"]
+    if tensors["weights"].shape != experts.shape:
+        return "experts and weights have different shapes"
+    if experts.numel() and (int(experts.max()) >= router.score_columns or int(experts.min()) < -1):
+        return "the experts are not those"
+    return None
+
+
 def _gate(router: Router, tensors: dict[str, Tensor]) -> Gate:
-    gate = saved_gate(router, tensors)
+    try:
+        gate = saved_gate(router, tensors)
+    except ValueError as error:
+        raise ComparisonError(
+            f"The saved gates are damaged ({error}); make them again with `moeprobe analyze --save-records`."
+        ) from error
     if gate.selection_bias is None and router.selection_bias is not None:
         return replace(gate, selection_bias=torch.tensor(router.selection_bias.values))
     return gate
@@ -80,6 +117,7 @@ def _gate(router: Router, tensors: dict[str, Tensor]) -> Gate:
 def _read(file: Path, router: str | None = None) -> dict[str, Tensor]:
     """All tensors of a file under their keys, or those of one router under the names of their fields."""
     try:
+        refuse_irregular(file)
         with safe_open(file, "pt") as opened:
             if router is None:
                 return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is no dict
@@ -87,6 +125,7 @@ def _read(file: Path, router: str | None = None) -> dict[str, Tensor]:
             fields = [field for field in FIELDS if f"{router}/{field}" in keys]
             return {field: opened.get_tensor(f"{router}/{field}") for field in fields}
     except (SafetensorError, OSError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ComparisonError(
-            f"{file} cannot be read ({error}); make the records again with `moeprobe analyze --save-records`."
+            f"{file} cannot be read ({why}); make the records again with `moeprobe analyze --save-records`."
         ) from error

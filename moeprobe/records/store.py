@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class RecordStore:
         try:
             save_file(tensors, partial)
             partial.replace(target)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise OutputError(f"Cannot write {target}: {error}. Choose another folder, or make room.") from error
 
@@ -89,5 +90,14 @@ def gate_tensors(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
 
 
 def saved_gate(router: Router, tensors: Mapping[str, Tensor]) -> Gate:
-    """The gate of these facts, with its own of ``tensors`` (under the keys of ``gate_tensors``)."""
-    return Gate(router=router, **{field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS})
+    """The gate of these facts, with its own of ``tensors`` (under the keys of ``gate_tensors``).
+
+    Raises:
+        ValueError: a tensor has another number of dimensions than those of gates have.
+
+    """
+    own = {field: tensors.get(f"{router.path}/{field}") for field in GATE_FIELDS}
+    for field, tensor in own.items():
+        if tensor is not None and tensor.ndim != (2 if field in ("weight", "table") else 1):
+            raise ValueError(f"the {field} of {router.path} has {tensor.ndim} dimensions")
+    return Gate(router=router, **own)

@@ -13,16 +13,23 @@ process has written stays, what a power cut takes with it is noticed by its dama
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from moeprobe.errors import OutputError, ResumeError
+from pydantic import Field
+
+from moeprobe.environment import LATEST
+from moeprobe.errors import MoeprobeError, OutputError, ResumeError
 from moeprobe.findings.plain import Plain
+from moeprobe.json_source import parse_json
 from moeprobe.parallel.crew import Crew
+from moeprobe.regular_file import read_regular
 from moeprobe.resume.sightings import Sightings
 from moeprobe.resume.snapshot import Snapshot, read_snapshot, write_bytes
+from moeprobe.shortage import is_out_of_memory
 
 _ANALYSIS = "analysis.json"
 
@@ -118,7 +125,7 @@ class Bookmark:
             ValueError, KeyError: it is that of another analysis.
 
         """
-        if json.loads(words["identity"]) != self._identity:
+        if parse_json(words["identity"]) != self._identity:
             raise ValueError("another analysis")
         self._before = max(self._before, float(words["seconds"]), seconds)
 
@@ -132,12 +139,12 @@ class Bookmark:
         snapshot = None if self._found is None else read_snapshot(self._batches)
         if snapshot is not None:
             tests = _read(self._tests, _Tests) or _Tests()
-            try:
+            with taking_up(self._batches):
                 self.accept(snapshot.words, tests.seconds)
                 seen.restore(snapshot)
                 self.batches = int(snapshot.words["batches"])
-            except (ValueError, KeyError) as error:
-                raise unreadable(self._batches) from error
+                if self.batches < 0:
+                    raise ValueError("fewer than no batches")
             self.tests = dict(tests.tests)
         self._crew.agree(self.batches, len(self.tests))
 
@@ -183,15 +190,18 @@ class Bookmark:
         return self.folder / f"tests-{self._own}.json"
 
 
+_Seconds = Annotated[float, Field(ge=0, le=LATEST)]
+
+
 class _Analysis(Plain):
-    started: float
+    started: _Seconds
     identity: dict[str, str]
     reading: str | None = None
 
 
 class _Tests(Plain):
     tests: dict[str, str] = {}
-    seconds: float = 0.0
+    seconds: _Seconds = 0.0
 
 
 _Kept = TypeVar("_Kept", bound=Plain)
@@ -199,10 +209,28 @@ _Kept = TypeVar("_Kept", bound=Plain)
 
 def _read(path: Path, kind: type[_Kept]) -> _Kept | None:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_regular(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        raise unreadable(path) from error
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Within this block, which puts back what a file of progress says, every way to fail at it means damage.
+
+    Raises:
+        ResumeError: the block failed.
+
+    """
+    try:
+        yield
+    except MoeprobeError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise unreadable(path) from error
 
 

@@ -20,7 +20,7 @@ from moeprobe.findings.weights import ExpertWeights
 from moeprobe.records.carried import UnkeptError, pack, unpack
 from moeprobe.records.layer_stops import Handover
 from moeprobe.records.recorder import Recording
-from moeprobe.resume.bookmark import Bookmark, forget, unreadable
+from moeprobe.resume.bookmark import Bookmark, forget, taking_up
 from moeprobe.resume.sightings import Sightings
 from moeprobe.resume.snapshot import Snapshot, read_snapshot, write_bytes
 
@@ -58,12 +58,10 @@ class LayerProgress:
         self.layers = self._first = len(self._snapshots)
 
     def _take_up(self, found: Snapshot) -> None:
-        try:
+        with taking_up(self._layer(len(self._snapshots))):
             self._bookmark.accept(found.words)
             experts = json.loads(found.words["experts"])
             self.experts |= {path: ExpertWeights.model_validate(one) for path, one in experts.items()}
-        except (ValueError, KeyError) as error:
-            raise unreadable(self._layer(len(self._snapshots))) from error
         self._snapshots.append(found)
 
     def begin(self, recording: Recording) -> None:
@@ -77,10 +75,8 @@ class LayerProgress:
         if not self._snapshots:
             return
         tensors = {name: tensor for one in self._snapshots for name, tensor in one.tensors.items()}
-        try:
+        with taking_up(self._layer(self._first - 1)):
             self._seen.restore(Snapshot(tensors, self._snapshots[-1].words))
-        except ValueError as error:
-            raise unreadable(self._layer(self._first - 1)) from error
         self._kept = set(recording.known.gates)
 
     def handover(self, layer: int, batch: int) -> Handover:
@@ -91,15 +87,13 @@ class LayerProgress:
 
         """
         path = self._carried(layer, batch)
-        try:
+        with taking_up(path):
             gave, shared = json.loads(self._snapshots[layer].words["carried"])[batch]
             stored = read_snapshot(path)
             tensors = None if stored is None else stored.tensors
             if tensors is None and layer in self._holds(self._first - 1):
                 raise ValueError("gone")
             return Handover(unpack(gave, tensors, self._device), unpack(shared, tensors, self._device))
-        except (ValueError, KeyError, IndexError, RuntimeError) as error:
-            raise unreadable(path) from error
 
     def keep(
         self, layer: int, carried: Sequence[Handover], needed: Collection[int], experts: dict[str, ExpertWeights]
@@ -144,7 +138,8 @@ class LayerProgress:
 
     def _holds(self, layer: int) -> set[int]:
         """Layers whose hidden states were kept when this one was finished."""
-        return set(json.loads(self._snapshots[layer].words["needed"]))
+        with taking_up(self._layer(layer)):
+            return set(json.loads(self._snapshots[layer].words["needed"]))
 
     def _layer(self, layer: int) -> Path:
         return self._bookmark.folder / f"layer-{layer:05d}.safetensors"

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from moeprobe.experiments.work import Outcome
 from moeprobe.parallel.crew import Crew
-from moeprobe.resume.bookmark import Bookmark
+from moeprobe.resume.bookmark import Bookmark, unreadable
 
 
 @dataclass(frozen=True)
@@ -34,4 +36,9 @@ class SharedWork:
         for part in self.crew.gather(json.dumps(done).encode()):
             done |= json.loads(part)
         found = [done[f"{kind.__name__} {name}"] for name in names]
-        return [None if outcome == "null" else kind.model_validate_json(outcome) for outcome in found]
+        try:
+            return [None if outcome == "null" else kind.model_validate_json(outcome) for outcome in found]
+        except ValidationError as error:
+            if self.bookmark is None:
+                raise
+            raise unreadable(self.bookmark.folder) from error

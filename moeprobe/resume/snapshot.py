@@ -4,7 +4,6 @@ It is how states leave a process, to the disk or to another process. Floats keep
 file is replaced by one rename, so that tensors and words never stem from different moments.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from moeprobe.errors import OutputError, ResumeError
+from moeprobe.json_source import parse_json
+from moeprobe.regular_file import read_regular
+
+_MOST = 1 << 40  # hidden states of a batch may be large
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +41,11 @@ class Snapshot:
         """
         try:
             tensors = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        except (SafetensorError, ValueError) as error:
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            words = header.get("__metadata__", {})
+        except (SafetensorError, ValueError, AttributeError) as error:
             raise ValueError(f"no snapshot: {error}") from error
-        return cls(tensors, header.get("__metadata__", {}))
+        return cls(tensors, words)
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors under ``name/``, without it."""
@@ -77,7 +81,7 @@ def read_snapshot(path: Path) -> Snapshot | None:
 
     """
     try:
-        return Snapshot.parse(path.read_bytes())
+        return Snapshot.parse(read_regular(path, most=_MOST))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

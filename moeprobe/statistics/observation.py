@@ -235,7 +235,8 @@ class Observation:
         """Random numbers that depend on what is seen, not on the order in which it is seen."""
         first = int(self.record.documents[0]) * 65_537 + int(self.record.positions[0]) if self.record.tokens else 0
         layer = self.record.router.layer or 0
-        return torch.Generator().manual_seed(((self._seed * 31 + purpose) * 1_009 + layer) * 1_000_003 + first)
+        mixed = ((self._seed * 31 + purpose) * 1_009 + layer) * 1_000_003 + first
+        return torch.Generator().manual_seed(mixed % 2**63)
 
 
 def edges(selection: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:

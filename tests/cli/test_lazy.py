@@ -40,7 +40,7 @@ def test_no_torch(arguments: list[str]) -> None:
 
 def test_a_check_imports_nothing_that_it_does_not_use(bundled: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from moeprobe.cli import main\n"
+        "import sys; from moeprobe.cli.group import main\n"
         "main.main(sys.argv[1:], standalone_mode=False)\n"
         "unused = {'pandas', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "assert not unused, unused"

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -134,11 +135,11 @@ def test_not_utf8(tmp_path: Path) -> None:
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x.txt").write_text("x")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "read", refuse)
     assert "Permission denied" in refusal(tmp_path / "x.txt")
 
 

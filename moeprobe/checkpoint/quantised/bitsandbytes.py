@@ -1,6 +1,5 @@
 """bitsandbytes: nf4 and fp4 in blocks of the flattened matrix, and int8 by rows."""
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moeprobe.checkpoint.quantised.codes import Codes, Restored, UnreadableError
+from moeprobe.json_source import JsonError, parse_json
 
 STATE = "weight.quant_state.bitsandbytes__"
 
@@ -65,8 +65,8 @@ def _state(codes: Codes) -> Mapping[str, Any]:
     if len(named) != 1:
         raise UnreadableError(f"weight is stored as codes of bitsandbytes, and {STATE}nf4 (its state) is missing")
     try:
-        state = json.loads(bytes(codes.need(named[0], torch.uint8).flatten().tolist()))
-    except ValueError as error:
+        state = parse_json(bytes(codes.need(named[0], torch.uint8).flatten().tolist()))
+    except JsonError as error:
         raise UnreadableError("its quant_state is not valid JSON") from error
     if not isinstance(state, Mapping) or state.get("quant_type") not in ("nf4", "fp4"):
         raise UnreadableError("its quant_state names no quant_type that moeprobe knows (nf4, fp4)")
