@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from moeprobe.checkpoint.single import SingleExperts
 from moeprobe.findings.weights import ExpertWeights
+from moeprobe.routers.arrangement import arrangement
 from moeprobe.routers.experts import stacked_names
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.tensors import own_tensors
 from moeprobe.routers.weights import ExpertFacts
+
+_OTHER_GATE = "the matrix that chose is not the one that stands in the router"
 
 
 class ExpertPass:
@@ -35,7 +38,7 @@ class ExpertPass:
         self._reason = ""
         try:
             self._names = stacked_names(site, experts.count)
-            self._facts = ExpertFacts(experts.count, self._matrix, lasting=False)
+            self._facts = ExpertFacts(experts.count, self._matrix, lasting=False, known=arrangement(site))
         except ValueError as error:
             self._reason = str(error)
 
@@ -63,7 +66,11 @@ class ExpertPass:
         if self._facts is None:
             return ExpertWeights(reason=self._reason)
         found = self._facts.value(partial(_equal, self._experts))
-        return found if self._belongs(gate) else found.model_copy(update={"coupling": None})
+        return (
+            found
+            if self._belongs(gate)
+            else found.model_copy(update={"coupling": None, "tie": None, "untied": _OTHER_GATE})
+        )
 
     def _belongs(self, gate: Gate | None) -> bool:
         """Whether the matrix that the experts were held against is the gate's, or a multiple of it."""
