@@ -95,7 +95,9 @@ def measure(
     for gate in gates:
         if gate.router.path not in experts:
             experts[gate.router.path] = expert_weights(sites[gate.router.path], gate)
-    experts = with_foreign_ties(experts, gates, sites, partial(read_again, opened.layers and opened.layers.stream))
+    experts = with_foreign_ties(
+        experts, gates, sites, partial(read_again, opened.layers.stream if opened.layers else None)
+    )
     routers = [
         RouterEvidence(
             router=gate.router,

@@ -58,9 +58,9 @@ trained for it (16 to 128 experts, 150 to 1,000 steps); two of the models were k
 - `sure_gap` (3): how far a pair of row and expert stands above all its rivals where the expert is named.
 - `untied` (2.5): standard errors up to which a layer counts as without a tie; unrelated gates have 0 +- 1, and
   up to 3.5 in 300 tries.
-- `least_expected` (4): what the other layers must let expect at least, which is the mean of the logarithm of
+- `least_expected` (3): what the other layers must let expect at least, which is the mean of the logarithm of
   their ties less three standard deviations (of 0.2 at least). Layers differ: a sound one had 0.7 beside 13, 6 and 3.
-- `least_foreign` (5): standard errors of a tie to another layer's gate; the 3.5 above were the largest by chance.
+- `least_foreign` (4): standard errors of a tie to another layer's gate; the 3.5 above were the largest by chance.
 - `random_sigmas` (4): departure from a random matrix below which the finding mentions that the gate looks like one.
 - `least_layers` (3), `most_untied` (0.34): other layers with a tie that there must be, and the share of layers
   without one beyond which none is expected: briefly trained models have many.

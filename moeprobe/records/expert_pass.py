@@ -12,7 +12,7 @@ from moeprobe.routers.experts import stacked_names
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.tensors import own_tensors
-from moeprobe.routers.weights import ExpertFacts
+from moeprobe.routers.weights import NO_GATE, ExpertFacts
 
 _OTHER_GATE = "the matrix that chose is not the one that stands in the router"
 
@@ -66,11 +66,10 @@ class ExpertPass:
         if self._facts is None:
             return ExpertWeights(reason=self._reason)
         found = self._facts.value(partial(_equal, self._experts))
-        return (
-            found
-            if self._belongs(gate)
-            else found.model_copy(update={"coupling": None, "tie": None, "untied": _OTHER_GATE})
-        )
+        if self._belongs(gate):
+            return found
+        why = NO_GATE if gate is None or gate.weight is None else _OTHER_GATE
+        return found.model_copy(update={"coupling": None, "tie": None, "untied": why})
 
     def _belongs(self, gate: Gate | None) -> bool:
         """Whether the matrix that the experts were held against is the gate's, or a multiple of it."""

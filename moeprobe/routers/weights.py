@@ -15,7 +15,8 @@ from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.gate_shape import gate_shape
 
-_UNREAD = "the gate's matrix is not known, has not a row for every expert or is not finite"
+NO_GATE = "the gate's matrix is not known, has not a row for every expert or is not finite"
+"""Why there is no tie to speak of."""
 
 
 def gate_weights(gate: Gate, vocabulary: int | None) -> GateWeights | None:
@@ -89,7 +90,7 @@ class ExpertFacts:
         """The facts; ``equal`` compares two experts bit by bit."""
         gram = self._gram.value()
         near, cosine = nearest(gram) if self._several else ([], [])
-        tie, untied = (None, _UNREAD) if self._coupling is None else self._coupling.tie()
+        tie, untied = (None, NO_GATE) if self._coupling is None else self._coupling.tie()
         return ExpertWeights(
             identical=identical(gram, equal),
             nearest=near,
