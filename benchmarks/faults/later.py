@@ -205,6 +205,8 @@ FAULTS = (
         "the gate redrawn, normal with this deviation (0: 1 / sqrt D)",
         (0.02, 0),
         _random_gate,
-        tokens=0,
+        tokens=16_384,
+        loss=True,
+        also=("permuted-experts",),
     ),
 )

@@ -38,25 +38,22 @@ def row_tie(energy: Table, mean: Table) -> RowTie | None:
         return None
     tables = list(parts.values())
     traces = {name: float(table.trace()) / _spread(table) for name, table in parts.items()}
-    scores = _scores(tables)
-    count = len(scores)
-    rows = np.arange(count)
-    # Experts run down the table: the expert's row is turned into the row's expert.
-    owner = best_assignment(scores.T)
-    chosen = scores.T[rows, owner]
-    rival = scores.T.copy()
+    scores, owner = _fit(tables)
+    rows = np.arange(len(scores))
+    chosen = scores[rows, owner]
+    rival = scores.copy()
     rival[rows, owner] = FORBIDDEN
-    second = scores.T[rows, best_assignment(rival)]
+    second = scores[rows, best_assignment(rival)]
     total = float(chosen.sum())
     return RowTie(
         value=_normal(_squared(list(traces.values()), tables), len(tables)),
         energy=traces.get("energy"),
         mean=traces.get("mean"),
         owner=owner.tolist(),
-        gap=[round(float(gap), 2) for gap in _gaps(scores.T, owner)],
+        gap=[round(float(gap), 2) for gap in _gaps(scores, owner)],
         lead=float(chosen.mean() - second.mean()) / max(float(scores.std()), 1e-12),
         kept=float(scores.trace()) / total if total > 0 else 1.0,
-        exchanged=_exchanges(scores.T, owner),
+        exchanged=_exchanges(scores, owner),
     )
 
 
@@ -96,17 +93,17 @@ def _normal(squared: float, freedom: int) -> float:
     return found
 
 
-def _scores(tables: list[Table]) -> Table:
-    """One table [experts, rows] to assign by, in robust standard deviations of its entries.
+def _fit(tables: list[Table]) -> tuple[Table, np.ndarray]:
+    """How well each row fits each expert [rows, experts], in robust standard deviations, and each row's best expert.
 
     The sign of the mean is that of the better assignment, so that it does not depend on the order of the rows.
     """
-    units = [np.clip(table / _deviation(table), -_LARGEST, _LARGEST) for table in tables]
-    if len(units) == 1:
-        return units[0]
+    units = [np.clip(table.T / _deviation(table), -_LARGEST, _LARGEST) for table in tables]
     size = math.hypot(1, _MEAN_WEIGHT)
-    both = [(units[0] + sign * _MEAN_WEIGHT * units[1]) / size for sign in (1, -1)]
-    return max(both, key=lambda table: float(table[best_assignment(table.T), np.arange(len(table))].sum()))
+    ways = [(units[0] + sign * _MEAN_WEIGHT * units[1]) / size for sign in (1, -1)] if len(units) == 2 else units
+    rows = np.arange(len(units[0]))
+    found = [(way, best_assignment(way)) for way in ways]
+    return max(found, key=lambda one: float(one[0][rows, one[1]].sum()))
 
 
 def _deviation(table: Table) -> float:
