@@ -24,10 +24,10 @@ class RowOrderLimits(Limits):
     """Bars of what the weights alone say about the order of the rows."""
 
     least_lead: float = Field(
-        0.7, gt=0, description="Deviations a row by which an order leads; unrelated gates of 32 and more up to 0.65"
+        0.7, gt=0, description="Deviations a row by which an order leads; unrelated gates of 64 experts up to 0.65"
     )
     lead_of_few: float = Field(
-        6.4, ge=0, description="Over the number of experts, added to least_lead; unrelated gates of 16 up to 0.92"
+        8, ge=0, description="Over the number of experts, added to least_lead; unrelated gates of 8 reach 1.24"
     )
     lead_where_tied: float = Field(
         0.3, ge=0, description="Added where the present order has a tie; sound layers keep 0.85 and more from there"
@@ -35,9 +35,13 @@ class RowOrderLimits(Limits):
     most_kept: float = Field(0.7, gt=0, lt=1, description="Share of the fit in the present order; sound from 0.85")
     least_gain: float = Field(5, gt=0, description="Deviations that exchanged rows gain each; sound layers up to 3.7")
     sure_gap: float = Field(3, gt=0, description="Deviations above all rivals from which a row's expert is named")
-    untied: float = Field(2.5, gt=0, description="Standard errors up to which a layer has no tie; unrelated 0 +- 1")
+    untied: float = Field(
+        2.5, gt=0, description="Standard errors up to which a layer has no tie; unrelated 0 +- 1, 0.8 % above"
+    )
     least_expected: float = Field(3, gt=0, description="Standard errors that the other layers let expect at least")
-    least_foreign: float = Field(4, gt=0, description="Standard errors of a tie to another layer's gate")
+    least_foreign: float = Field(
+        4, gt=0, description="Standard errors of a tie to another layer's gate; unrelated up to 3.9"
+    )
     random_sigmas: float = Field(4, gt=0, description="Departure of a gate from a random matrix; see untrained-gate")
     least_layers: int = Field(3, ge=2, description="Other layers with a tie that the expectation rests on")
     most_untied: float = Field(0.34, gt=0, lt=1, description="Share of layers without a tie; beyond, none is expected")
