@@ -111,8 +111,6 @@ QUANTITIES: dict[str, Quantity] = {
     "expert_cosine": Quantity("expert cosine, largest", largest("experts.cosine"), digits=5),
     "row_cosine": Quantity("gate row cosine, largest", largest("weights.row_cosine"), digits=5),
     "coupling": Quantity("rows tied to experts (sigma)", at("experts.coupling")),
-    "tie_lead": Quantity("lead of the best order", at("experts.tie.lead")),
-    "tie_kept": Quantity("fit of this order / the best", at("experts.tie.kept")),
     "norm_variation": Quantity("variation of row norms", at(f"{_SHAPE}norm_variation")),
     "largest_singular": Quantity("largest singular value / random", at(f"{_SHAPE}largest_singular")),
     "cosine_rms": Quantity("row cosines / random", at(f"{_SHAPE}cosine_rms")),
@@ -156,7 +154,7 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
         "score", "fit_error", "not_returned", "other_weights", "other_choice", "outside_groups",
         "other_weighting", "other_biased",
     ),
-    "permuted-experts": ("kind", "std", "evenness", "coupling", "tie_lead", "tie_kept"),
+    "permuted-experts": ("kind", "std", "evenness", "coupling"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
     "routing-drift": (
         "kept_experts", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor", "rows_changed",
