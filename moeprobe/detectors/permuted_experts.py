@@ -57,7 +57,7 @@ mixtures of a gate's own rows, 2,800 in all, of which none was called permuted.
 - `most_kept` (0.7): share of the best assignment's fit that the present order has; 0 if all rows were moved, 0.5 if
   half of them were.
 - `least_gain` (5): standard deviations by which exchanged rows must gain each. Sound layers whose order is clear
-  show up to 3.7, others up to 5.1, and those are not asked.
+  show up to 3.7; others up to 10.8, so those are not asked.
 - `sure_gap` (3): how far a pair of row and expert stands above all its rivals where the expert is named; in
   layers that were found permuted, 80 to 100 % of such pairs were right.
 - `untied` (2.5): standard errors up to which a layer counts as without a tie; unrelated gates have 0 +- 1, with 0.8 %
