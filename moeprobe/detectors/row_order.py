@@ -16,8 +16,8 @@ from moeprobe.findings.weights import Exchange, RowTie
 
 _DEVIATIONS = 3
 """Standard deviations of the logarithm below its mean where the tie of one more layer is still expected."""
-_LEAST_DEVIATION = 0.2
-"""The ties of layers that look alike differ by at least so much (logarithm); few layers can look too much alike."""
+_LEAST_DEVIATION, _OF_TWO = 0.2, 0.5
+"""Deviation (logarithm) that ties have at least, whatever it looks like: few layers, two above all, can be alike."""
 
 
 class RowOrderLimits(Limits):
@@ -33,7 +33,9 @@ class RowOrderLimits(Limits):
         0.3, ge=0, description="Added where the present order has a tie; sound layers keep 0.85 and more from there"
     )
     most_kept: float = Field(0.7, gt=0, lt=1, description="Share of the fit in the present order; sound from 0.85")
-    least_gain: float = Field(5, gt=0, description="Deviations that exchanged rows gain each; sound layers up to 3.7")
+    least_gain: float = Field(
+        5, gt=0, description="Deviations that exchanged rows gain each; clear sound layers below 3"
+    )
     sure_gap: float = Field(3, gt=0, description="Deviations above all rivals from which a row's expert is named")
     untied: float = Field(
         2.5, gt=0, description="Standard errors up to which a layer has no tie; unrelated 0 +- 1, 0.8 % above"
@@ -43,7 +45,7 @@ class RowOrderLimits(Limits):
         4, gt=0, description="Standard errors of a tie to another layer's gate; unrelated up to 3.9"
     )
     random_sigmas: float = Field(4, gt=0, description="Departure of a gate from a random matrix; see untrained-gate")
-    least_layers: int = Field(3, ge=2, description="Other layers with a tie that the expectation rests on")
+    least_layers: int = Field(2, ge=2, description="Other layers with a tie that the expectation rests on")
     most_untied: float = Field(0.34, gt=0, lt=1, description="Share of layers without a tie; beyond, none is expected")
 
 
@@ -195,4 +197,5 @@ def expected_tie(path: str, known: dict[str, float], limits: RowOrderLimits) -> 
     if len(others) < limits.least_layers or lacking > max(1, limits.most_untied * len(known)):
         return None
     logarithms = [math.log(value) for value in others]
-    return math.exp(fmean(logarithms) - _DEVIATIONS * max(_LEAST_DEVIATION, stdev(logarithms)))
+    least = _OF_TWO if len(others) == 2 else _LEAST_DEVIATION
+    return math.exp(fmean(logarithms) - _DEVIATIONS * max(least, stdev(logarithms)))

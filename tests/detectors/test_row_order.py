@@ -104,7 +104,9 @@ NONE: dict[str, Any] = {"lead": 0.6, "kept": 0.1}
     [
         (2.5, (7.0, 8.0, 6.5), True),
         (2.51, (7.0, 8.0, 6.5), False),
-        (0.0, (7.0, 8.0), False),  # too few others
+        (0.0, (20.0,), False),  # too few others
+        (0.0, (7.0, 8.0), False),  # two may be alike by chance
+        (0.0, (19.0, 15.0), True),
         (0.0, (7.0, 8.0, 6.5, 1.0, 0.5), False),  # half of the layers have none
         (0.0, (24.0, 10.7, 8.3), False),  # falls with depth: little is expected
         (-1.0, (5.0, 4.5, 5.5), False),  # weak everywhere
