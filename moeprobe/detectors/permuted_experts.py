@@ -46,8 +46,8 @@ from it, and the tie to the gate, which only weighs, is too weak to be seen.
 
 What is said of the weights rests on `benchmarks/ties.py`, run on the five checkpoints of the repository and on states
 of six models trained for it by `scripts/training/train_for_ties.py` (16 to 128 experts, 150 to 1,000 steps). Two of
-these, of 32 and 128 experts, were kept for testing; of the sound states none was accused. Unrelated gates are random ones and random
-mixtures of a gate's own rows, 2,800 in all, of which none was called permuted.
+these, of 32 and 128 experts, were kept for testing; of the sound states none was accused. Unrelated gates are random
+ones and random mixtures of a gate's own rows, 2,800 in all, of which none was called permuted.
 
 - `least_lead` (0.7) and `lead_of_few` (8), which is divided by the number of experts and added: the lead from which
   an assignment is more than chance, in standard deviations of the fit a row. Unrelated gates of 8, 16, 32 and 64
