@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from moeprobe.parallel.crew import Crew
 from moeprobe.probes.batches import Batches
 from moeprobe.progress import Progress
 from moeprobe.recorded import Counters, record, stream
+from moeprobe.records.again import read_again
 from moeprobe.records.recorder import GONE_AROUND, NEVER_REACHED, Recording, Sink
 from moeprobe.records.store import RecordStore
 from moeprobe.resume.bookmark import Bookmark
+from moeprobe.routers.foreign import with_foreign_ties
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.still import read_still
 from moeprobe.routers.stored import with_stored_dtypes
@@ -92,6 +94,12 @@ def measure(
     headers = read_headers(opened.checkpoint.shards) if opened.checkpoint else {}
     gates = [with_stored_dtypes(gate, headers) for gate in every_gate(recording, live.config)]
     sites = {site.path: site for site in recording.sites}
+    for gate in gates:
+        if gate.router.path not in experts:
+            experts[gate.router.path] = expert_weights(sites[gate.router.path], gate)
+    experts = with_foreign_ties(
+        experts, gates, sites, partial(read_again, opened.layers.stream if opened.layers else None)
+    )
 
     @cache
     def ids() -> frozenset[int] | None:
@@ -101,7 +109,7 @@ def measure(
         RouterEvidence(
             router=gate.router,
             weights=gate_weights(gate, opened.vocabulary, ids),
-            experts=experts.get(gate.router.path) or expert_weights(sites[gate.router.path], gate),
+            experts=experts[gate.router.path],
             activations=collector.activations(gate.router.path) if recording.failure is None else None,
         )
         for gate in gates

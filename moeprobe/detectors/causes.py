@@ -18,6 +18,7 @@ from moeprobe.detectors import (
     load_causes,
     low_precision,
     nonfinite_tensors,
+    permuted_experts,
     scale_mismatch,
     size_causes,
     sqrt_nan,
@@ -178,19 +179,16 @@ def _behind_a_wrong_size(root: Finding, found: Finding, depth: dict[str | None, 
 def _no_choice_to_test(root: Finding, found: Finding, depth: dict[str | None, int]) -> bool:
     """A choice is worth nothing where it is flat or runs away, or reads what an earlier layer has spoilt.
 
-    A hash layer that changed places with a learned one spoils both places.
+    A hash layer that changed places with a learned one spoils both places. What the weights show follows nothing
+    but copies and rows that are broken themselves.
     """
     if found.detector != "permuted-experts" or root is found:
         return False
-    upstream = depth.get(root.router, -1) < depth[found.router]
     here = root.router == found.router and root.detector not in (found.detector, "untrained-gate")
+    if found.cause in permuted_experts.BY_WEIGHTS:
+        return here and root.detector in ("duplicate-experts", "flat-scores")
+    upstream = depth.get(root.router, -1) < depth[found.router]
     return upstream or here or root.cause == hash_boundary.MISPLACED
-
-
-def _no_tie_either(root: Finding, found: Finding, _depth: dict[str | None, int]) -> bool:
-    """That a choice is worth nothing is proved by the loss; that the gate looks random says why."""
-    same = root.router == found.router
-    return same and root.detector == "permuted-experts" and found.detector == "untrained-gate"
 
 
 _RULES: tuple[Explains, ...] = (
@@ -211,6 +209,5 @@ _RULES: tuple[Explains, ...] = (
     size_causes.one_underflow,
     _behind_a_wrong_size,
     _no_choice_to_test,
-    _no_tie_either,
     drift_causes.drift_from_above,
 )

@@ -14,7 +14,7 @@ def sized_by_another_fault(root: Finding, found: Finding, _depth: dict[str | Non
     """
     sizes = found.detector == "scale-mismatch" and found.cause in _SIZES
     broken = root.severity == "error" and root.detector != "scale-mismatch"
-    worthless = root.detector in ("untrained-gate", "permuted-experts") and found.router is not None
+    worthless = root.detector == "permuted-experts" and found.router is not None
     return sizes and (broken or worthless) and found.router in (None, root.router)
 
 

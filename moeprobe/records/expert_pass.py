@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from moeprobe.checkpoint.single import SingleExperts
 from moeprobe.findings.weights import ExpertWeights
+from moeprobe.routers.arrangement import arrangement
 from moeprobe.routers.experts import stacked_names
 from moeprobe.routers.find import Site
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.sizes import shared_sizes
 from moeprobe.routers.tensors import own_tensors
-from moeprobe.routers.weights import ExpertFacts
+from moeprobe.routers.weights import NO_GATE, ExpertFacts
+
+_OTHER_GATE = "the matrix that chose is not the one that stands in the router"
 
 
 class ExpertPass:
@@ -37,7 +40,7 @@ class ExpertPass:
         self._reason = ""
         try:
             self._names = stacked_names(site, experts.count)
-            self._facts = ExpertFacts(experts.count, self._matrix, lasting=False)
+            self._facts = ExpertFacts(experts.count, self._matrix, lasting=False, known=arrangement(site))
         except ValueError as error:
             self._reason = str(error)
 
@@ -66,7 +69,10 @@ class ExpertPass:
         if self._facts is None:
             return ExpertWeights(reason=self._reason, shared=shared)
         found = self._facts.value(partial(_equal, self._experts), shared)
-        return found if self._belongs(gate) else found.model_copy(update={"coupling": None})
+        if self._belongs(gate):
+            return found
+        why = NO_GATE if gate is None or gate.weight is None else _OTHER_GATE
+        return found.model_copy(update={"coupling": None, "tie": None, "untied": why})
 
     def _belongs(self, gate: Gate | None) -> bool:
         """Whether the matrix that the experts were held against is the gate's, or a multiple of it."""

@@ -158,7 +158,7 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
         "score", "fit_error", "not_returned", "other_weights", "other_choice", "outside_groups",
         "other_weighting", "other_biased",
     ),
-    "permuted-experts": ("kind", "std", "evenness"),
+    "permuted-experts": ("kind", "std", "evenness", "coupling"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
     "routing-drift": (
         "kept_experts", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor", "rows_changed",

@@ -1,5 +1,7 @@
 """The tensors of the routed experts, one by one, without copying any of them."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from moeprobe.checkpoint.spread import is_spread
@@ -38,6 +40,12 @@ def expert_tensors(site: Site, count: int) -> dict[str, list[Tensor]]:
     elif _stacked(parameters, count):
         return {name: list(p.detach().unbind(0)) for name, p in parameters.items()}
     raise ValueError(_NOT_BY_EXPERT)
+
+
+def each_expert(site: Site, count: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors of one expert after the other; raises as ``expert_tensors`` does."""
+    tensors = expert_tensors(site, count)
+    return ({name: views[expert] for name, views in tensors.items()} for expert in range(count))
 
 
 def stacked_names(site: Site, count: int) -> list[str]:

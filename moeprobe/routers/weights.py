@@ -7,6 +7,7 @@ import torch
 from moeprobe.findings.evidence import GateWeights
 from moeprobe.findings.weights import ExpertWeights, NormGain
 from moeprobe.routers.arithmetic import short
+from moeprobe.routers.arrangement import Arrangement, arrangement
 from moeprobe.routers.coupling import Coupling
 from moeprobe.routers.duplicates import Gram, identical, nearest
 from moeprobe.routers.experts import expert_tensors
@@ -16,6 +17,9 @@ from moeprobe.routers.gate_shape import gate_shape
 from moeprobe.routers.gate_values import direction_count, distinct_share
 from moeprobe.routers.sizes import Sizes, shared_sizes
 from moeprobe.routers.table import TokenIds, table_facts
+
+NO_GATE = "the gate's matrix is not known, has not a row for every expert or is not finite"
+"""Why there is no tie to speak of."""
 
 
 def gate_weights(gate: Gate, vocabulary: int | None, ids: TokenIds = lambda: None) -> GateWeights | None:
@@ -71,7 +75,7 @@ def expert_weights(site: Site, gate: Gate) -> ExpertWeights:
         tensors = expert_tensors(site, gate.router.experts)
     except ValueError as error:
         return ExpertWeights(reason=str(error), shared=shared)
-    facts = ExpertFacts(gate.router.experts, gate.weight, lasting=True)
+    facts = ExpertFacts(gate.router.experts, gate.weight, lasting=True, known=arrangement(site))
     for expert in range(gate.router.experts):
         facts.add(expert, {name: views[expert] for name, views in tensors.items()})
     return facts.value(lambda one, two: all(torch.equal(views[one], views[two]) for views in tensors.values()), shared)
@@ -84,16 +88,17 @@ class ExpertFacts:
         count: number of experts.
         gate: [score columns, hidden] the gate's matrix, None where it is unknown.
         lasting: whether the experts' tensors stay as they are until ``value``.
+        known: how their matrices lie, as far as their module says.
 
     """
 
-    def __init__(self, count: int, gate: torch.Tensor | None, lasting: bool) -> None:
+    def __init__(self, count: int, gate: torch.Tensor | None, lasting: bool, known: Arrangement | None = None) -> None:
         rows = None if gate is None else gate.detach()[:count]
         self._several = count > 1
         self._gram = Gram(lasting)
         self._sizes = Sizes()
         usable = rows is not None and rows.shape[0] == count and bool(torch.isfinite(rows).all())
-        self._coupling = Coupling(rows) if rows is not None and usable else None
+        self._coupling = Coupling(rows, known) if rows is not None and usable else None
 
     def add(self, expert: int, tensors: dict[str, torch.Tensor]) -> None:
         """Take in the tensors of the next expert."""
@@ -106,11 +111,14 @@ class ExpertFacts:
         """The facts; ``equal`` compares two experts bit by bit, ``shared`` is what the shared expert's tensors say."""
         gram = self._gram.value()
         near, cosine = nearest(gram) if self._several else ([], [])
+        tie, untied = (None, NO_GATE) if self._coupling is None else self._coupling.tie()
         return ExpertWeights(
             identical=identical(gram, equal),
             nearest=near,
             cosine=cosine,
-            coupling=None if self._coupling is None else self._coupling.value(),
+            coupling=None if tie is None else tie.value,
+            tie=tie,
+            untied=untied,
             rms=self._sizes.value(),
             shared=shared,
         )

@@ -27,7 +27,7 @@ from moeprobe.findings.evidence import (
 )
 from moeprobe.findings.finding import Check, Finding
 from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
-from moeprobe.findings.weights import ExpertWeights, GateShape, HashTable
+from moeprobe.findings.weights import ExpertWeights, GateShape, HashTable, RowTie
 
 EXPERTS, K, TOKENS, VOCABULARY = 16, 4, 8192, 1000
 BFLOAT16 = Arithmetic(product="bfloat16", score="float32", selection="float32", weights="bfloat16")
@@ -93,6 +93,15 @@ def experts(**facts: Any) -> ExpertWeights:
         "coupling": 7.0,
     }
     return ExpertWeights.model_validate(defaults | facts)
+
+
+def row_tie(value: float = 7.0, **facts: Any) -> RowTie:
+    """A sound order of rows and experts; ``facts`` change it."""
+    defaults: dict[str, Any] = {
+        "value": value, "energy": value, "mean": 2.0, "owner": list(range(EXPERTS)), "gap": [3.5] * EXPERTS,
+        "lead": 1.6, "kept": 1.0, "exchanged": [],
+    }  # fmt: skip
+    return RowTie.model_validate(defaults | facts)
 
 
 def contract(**facts: Any) -> Contract:

@@ -160,7 +160,7 @@ def sick_model() -> Evidence:
         experiments=Experiments(
             loss=2.0,
             scale=[curve(best=0.05)],
-            choice=[choice(-0.02, 0.01, layer=2)],
+            choice=[choice(-0.02, 0.01, layer=2), choice(-0.02, 0.01, layer=7)],
             gradient={"model.layers.2.mlp.gate": Backward(tokens=1, nonfinite=9)},
         ),
     )

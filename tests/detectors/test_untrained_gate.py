@@ -1,4 +1,6 @@
-"""MP705: both conditions from both sides; the null distributions of the four numbers."""
+"""MP705: all three conditions from both sides; the null distributions of the four numbers."""
+
+import math
 
 import pytest
 import torch
@@ -6,26 +8,67 @@ from torch import Tensor
 
 from moeprobe.detectors.randomness import distance
 from moeprobe.detectors.untrained_gate import RANDOM as CAUSE
-from moeprobe.findings.weights import ExpertWeights
+from moeprobe.findings.evidence import ChoiceTest, Experiments
+from moeprobe.findings.weights import ExpertWeights, ForeignTie
 from moeprobe.routers.gate_shape import gate_shape
 
-from .synthetic import RANDOM, hashed, learned, run, shape
+from .synthetic import RANDOM, choice, hashed, learned, row_tie, run, shape
 
 NAME = "untrained-gate"
 
 
-def untrained(coupling: float | None = 0.5, **facts: object) -> object:
-    return learned(gate_facts={"shape": RANDOM}, expert_facts={"coupling": coupling}, **facts)
+WORTHLESS = choice(-0.02, 0.01)
 
 
-def test_both_conditions_are_needed() -> None:
-    checks, (found,) = run(NAME, untrained())
+def untrained(coupling: float | None = 0.5, expert_facts: dict | None = None, **facts: object) -> object:
+    return learned(gate_facts={"shape": RANDOM}, expert_facts={"coupling": coupling} | (expert_facts or {}), **facts)
+
+
+def with_loss(router: object, *tests: ChoiceTest, loss: float = 4.0, **limits: float):
+    return run(NAME, router, experiments=Experiments(loss=loss, choice=list(tests)), limits=limits)
+
+
+def test_weights_and_loss_must_agree() -> None:
+    checks, (found,) = with_loss(untrained(), WORTHLESS)
     assert (found.severity, found.cause, found.measured) == ("warning", CAUSE, 0.5)
     assert checks[0].verdict == "finding"
+    assert len(with_loss(untrained(2.99), WORTHLESS)[1]) == 1
     for healthy in (untrained(3.0), learned(expert_facts={"coupling": 0.5}), learned()):
-        checks, findings = run(NAME, healthy)
+        checks, findings = with_loss(healthy, WORTHLESS)
         assert (checks[0].verdict, findings) == ("clean", [])
-    assert len(run(NAME, untrained(2.99))[1]) == 1
+
+
+def test_a_choice_that_is_worth_something_clears_it() -> None:
+    checks, findings = with_loss(untrained(), choice())
+    assert (checks[0].verdict, findings) == ("clean", [])
+    assert "but its choice is worth something: random experts change the loss by" in checks[0].reason
+
+
+@pytest.mark.parametrize(
+    ("tests", "options", "reason"),
+    [
+        ([], {}, "only the loss test of the choice could tell"),
+        ([], {"loss": math.nan}, "nothing else tells: the loss of the probe is not finite"),
+        ([choice(layer=1)], {}, "nothing else tells: its experts module takes no choice that could be replaced"),
+        ([choice(-0.02, 0.2)], {}, "the loss test does not tell: not decided, too few tokens"),
+        ([choice(-0.02, 0.01, documents=7)], {}, "the loss test does not tell: too few documents: 7 of 8"),
+        ([choice(-0.001, 0.001, stir=0.01)], {}, "the loss test does not tell: random experts change the loss"),
+    ],
+)
+def test_without_the_loss_it_is_not_decided(tests: list, options: dict, reason: str) -> None:
+    checks, findings = with_loss(untrained(), *tests, **options)
+    assert (checks[0].verdict, findings) == ("skipped", [])
+    assert checks[0].reason.startswith("not decided: the gate looks like random numbers (at most ")
+    assert reason in checks[0].reason
+
+
+def test_another_order_or_another_layer_is_no_lack_of_training() -> None:
+    permuted = {"tie": row_tie(lead=1.5, kept=0.1)}
+    swapped = {"foreign": ForeignTie(router="model.layers.3.mlp.gate", value=8.0)}
+    for facts in (permuted, swapped):
+        checks, findings = with_loss(untrained(expert_facts=facts), WORTHLESS)
+        assert (checks[0].verdict, findings) == ("clean", [])
+        assert "see permuted-experts" in checks[0].reason
 
 
 @pytest.mark.parametrize(
@@ -47,7 +90,11 @@ def test_skipped() -> None:
     for reason, router in cases.items():
         checks, _ = run(NAME, router)
         assert (checks[0].verdict, checks[0].reason) == ("skipped", reason)
-    assert run(NAME, untrained(weights_only=True))[0][0].verdict == "finding"
+    alike = untrained(None, {"untied": "all experts answer alike to all rows"})
+    assert run(NAME, alike)[0][0].reason.endswith("is not known: all experts answer alike to all rows")
+    checks, findings = run(NAME, untrained(weights_only=True))
+    assert (checks[0].verdict, findings) == ("skipped", [])
+    assert checks[0].reason.startswith("not decided: ")
 
 
 def fresh(kind: str, rows: int, columns: int, generator: torch.Generator) -> Tensor:
