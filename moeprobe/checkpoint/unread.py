@@ -26,7 +26,7 @@ _SHOWN = 4
 """Patterns of names that a line shows."""
 _SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 PREDICTS = "layers of multi-token prediction, which transformers does not load"
-_NO_PLACE = "the model has no place for them"
+_NO_PLACE = "no place in the model"
 _OLD = re.compile(r"^(model|pytorch_model)")
 """Names that transformers itself gives to weight files: a second set of them is an older or newer save."""
 

@@ -3,8 +3,7 @@
 ## What it finds
 
 A selection bias (the `e_score_correction_bias` of routers that balance without an auxiliary loss) that is
-not finite, was rounded to 16 bits, was lost, or is so uneven that it settles the choice whatever the
-token is.
+not finite or absurd, was rounded to 16 bits, was lost, or is so uneven that it settles the choice for every token.
 
 ## Why it matters
 
@@ -35,6 +34,7 @@ sign rule ends. The load must agree with a certificate, otherwise the check has 
 - `imbalance_ratio` (1.5): MaxVio with the bias over MaxVio without it, if their intervals are disjoint.
 - `offset_ratio` (3): common offset over interquartile range from which the offset is mentioned (info; a
   warning where the bias is held or used in 16 bits).
+- `spread_error` (10000): difference between biases that no update rule (steps of 0.001) reaches.
 - `law_sigmas` (2.576): standard errors of that correlation (Fisher's z over the experts, 99 %). Wholly below zero it
   is a warning, as after a flip of sign; with zero inside, as after a permutation, only an info.
 - `min_tokens` (1000): tokens before activations are judged.
@@ -65,6 +65,7 @@ from pydantic import Field
 
 from moeprobe.detectors.bias_balance import judge_imbalance, judge_law
 from moeprobe.detectors.bias_certificates import Settled, contradicted, left_out_groups_win, settle
+from moeprobe.detectors.bias_reach import find_beyond
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.precision import is_16bit, step
@@ -85,10 +86,8 @@ DECIDES = "the selection bias decides instead of the token"
 OFFSET = "the selection bias has a common offset"
 OFFSET_16BIT = "the selection bias has a common offset in 16 bits"
 LEFT_OUT_WIN = "groups that were left out outscore the kept ones"
-
 CERTAIN = (SETTLED, SETTLED_ON_PROBE)
 NEVER, ALWAYS = "(never chosen)", "(always chosen)"
-
 _RESTORE = "Restore the bias from the base checkpoint, in float32"
 _CLAMP = f"{_RESTORE}; if training lost it, clamp these biases to the range of the others and recalibrate"
 
@@ -101,6 +100,7 @@ class BiasRunawayLimits(Limits):
     rounding_share: float = Field(0.25, gt=0, description="Rounding step over interquartile range of a 16-bit bias")
     imbalance_ratio: float = Field(1.5, ge=1, description="MaxVio with over without the bias, intervals disjoint")
     offset_ratio: float = Field(3, gt=0, description="Offset over interquartile range from which it is mentioned")
+    spread_error: float = Field(1e4, gt=0, description="Spread of the bias; steps of 0.001 would take 10 million")
     law_sigmas: float = Field(2.576, gt=0, description="Standard errors of the correlation with the balance law")
     min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
     min_sources: int = Field(5, ge=1, description="Sources of text before the imbalance is judged")
@@ -127,7 +127,7 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
                 _find_nonfinite(case, bad)
             elif case.chooses() and len(set(bias.values)) == 1:
                 _find_lost(case, bias, lost_everywhere)
-            elif case.chooses():
+            elif case.chooses() and not find_beyond(case, bias):
                 case.weigh()
                 _judge_rounding(case, bias)
                 _judge_groups(case, bias)
@@ -140,9 +140,9 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
 
 
 def _routed_bias(evidence: RouterEvidence) -> Bias | None:
-    """Return the bias of a router that is meant to have one, without the columns of zero and skip experts.
+    """Return the bias of a router that is meant to have one (a config may switch it off and leave the tensor).
 
-    A config may switch the bias off and leave the tensor; families set the extra columns apart by design.
+    The columns of zero and skip experts, which families set apart by design, are left out.
     """
     router = evidence.router
     if router.selection_bias is None or router.declared.selection_bias is False or router.kind == "hash":

@@ -75,7 +75,7 @@ class UnreadTensors(Detector[UnreadTensorsLimits]):
             if found:
                 case.find(
                     "warning",
-                    "; ".join(f"{one.sentence()} were not read: {one.why}" for one in found),
+                    "; ".join(f"not read: {one.sentence()}, {one.why}" for one in found),
                     where="Checkpoint",
                     quantity=f"unread {kind}",
                     measured=sum(one.count for one in found),

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from moeprobe.detectors import bias_reach
 from moeprobe.detectors import bias_runaway as bias_file
 from moeprobe.detectors.bias_balance import OPPOSED, UNBALANCES, UNRELATED
 from moeprobe.detectors.bias_certificates import settle
@@ -300,3 +301,17 @@ def test_a_bias_that_loading_rounds_harmlessly_is_mentioned() -> None:
     checks, findings = run(NAME, cast)
     assert [(found.severity, found.cause) for found in findings] == [("info", bias_file.ROUNDED_ON_LOAD)]
     assert checks[0].verdict == "clean"
+
+
+def test_a_bias_that_no_training_reaches() -> None:
+    values = [3e38, 1e-41] * (EXPERTS // 2)
+    _, found = run("bias-runaway", learned(0, None, facts={"selection_bias": bias(values)}))
+    assert [(one.severity, one.cause, one.experts) for one in found] == [
+        ("error", bias_reach.BEYOND, list(range(0, EXPERTS, 2)))
+    ]
+    assert "denormal" in found[0].message
+    apart = [5.0] * (EXPERTS - 1) + [5.0 + 9_999]
+    _, kept = run("bias-runaway", learned(0, None, facts={"selection_bias": bias(apart)}))
+    assert bias_reach.BEYOND not in {one.cause for one in kept}
+    offset = [1e5 + 0.01 * expert for expert in range(EXPERTS)]
+    assert not problems(run("bias-runaway", learned(0, None, facts={"selection_bias": bias(offset)}))[1])
