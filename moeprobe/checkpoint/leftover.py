@@ -73,7 +73,7 @@ def refuse_codes(checkpoint: Checkpoint, model: Any, stored: Mapping[str, Any], 
         found = find(stored, place)
     if found:
         raise CheckpointError(
-            f"{found} of {checkpoint.source}, and {_why(checkpoint, load_config)}: codes would be run as weights; "
+            f"In {checkpoint.source}, {found}, and {_why(checkpoint, load_config)}: codes would be run as weights; "
             f"{INSTEAD}."
         )
 
