@@ -17,6 +17,8 @@ from moeprobe.routers.tie import row_tie
 
 _NEURONS = 256
 """Neurons of an expert that are looked at, spread evenly."""
+_FAR = 8.0
+"""Times the median norm beyond which a row is another fault's: it would make the mean, and hide the others' ties."""
 _FEWEST = 3
 """Experts below which there is nothing to compare."""
 
@@ -34,7 +36,7 @@ class Coupling:
     """
 
     def __init__(self, gate: Tensor, known: Arrangement | None = None) -> None:
-        self._rows = gate.float() - gate.float().mean(dim=0)
+        self._rows = _apart(gate.float())
         self._count, self._hidden = self._rows.shape
         self._energy = torch.zeros(self._count, self._count, device=gate.device)
         self._mean = torch.zeros(self._count, self._count, device=gate.device)
@@ -78,6 +80,15 @@ class Coupling:
         if not bool(torch.isfinite(self._energy).all() & torch.isfinite(self._mean).all()):
             return "weights of the experts are not finite, or too large to multiply"
         return ""
+
+
+def _apart(gate: Tensor) -> Tensor:
+    """[experts, hidden] the rows without their mean; one that is far larger than the others counts like them."""
+    norms = gate.norm(dim=1)
+    usual = norms.median()
+    plain = (norms <= _FAR * usual) | (usual == 0)
+    centred = gate - gate[plain].mean(dim=0)
+    return torch.where(plain, 1.0, usual / norms)[:, None] * centred
 
 
 def _answer(neurons: Tensor, rows: Tensor) -> Tensor:

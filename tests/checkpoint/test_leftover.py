@@ -129,8 +129,8 @@ def test_modelopt_without_a_word_in_the_config(altered: Callable[..., Path]) -> 
     [
         beside("model.layers.0.self_attn.k_scale", 1),
         beside("model.layers.0.layer_scale", 4),
-        beside("model.layers.99.self_attn.q_proj.weight_scale", 1),
-        beside("model.layers.99.self_attn.q_proj.weight", 4, 4, dtype=torch.int8),
+        beside("model.layers.0.self_attn.other_proj.weight_scale", 1),
+        beside("model.layers.0.self_attn.other_proj.weight", 4, 4, dtype=torch.int8),
     ],
 )
 def test_what_touches_no_weight_is_no_leftover(altered: Callable[..., Path], change: Callable[[Tensors], None]) -> None:

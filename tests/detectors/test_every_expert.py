@@ -73,7 +73,7 @@ def test_a_single_expert_may_still_be_broken() -> None:
     broken = single()
     assert broken.weights is not None
     weights = broken.weights.model_copy(update={"nonfinite_rows": [0]})
-    (found,) = run("flat-scores", broken.model_copy(update={"weights": weights}))[1]
+    (found,) = run("sqrt-nan", broken.model_copy(update={"weights": weights}))[1]
     assert found.experts == [0]
 
 

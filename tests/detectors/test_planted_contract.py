@@ -13,7 +13,6 @@ from moeprobe.checkpoint.load import load_model, load_tokenizer
 from moeprobe.checkpoint.open import open_checkpoint
 from moeprobe.detectors import broken_contract as bc
 from moeprobe.detectors import duplicate_experts as de
-from moeprobe.detectors import untrained_gate as ug
 from moeprobe.findings.result import Result
 from moeprobe.routers.find import Site, find_sites
 
@@ -196,7 +195,12 @@ def test_a_gate_at_random_again(family: str, seed: int, checkpoints: Path, bundl
         weight.copy_(torch.randn(weight.shape, generator=generator) * 0.02)
 
     result = run(folder(family, checkpoints, bundled), randomise)
-    assert [c for c in problems(result) if c[0] == ug.RANDOM] == [(ug.RANDOM, result.evidence.routers[2].router.layer)]
+    router = result.evidence.routers[2].router
+    (said,) = [one for one in result.checks if (one.detector, one.router) == ("untrained-gate", router.path)]
+    # Sound gates of small models look like this as well: without the loss test it is not decided.
+    assert said.verdict == "skipped"
+    assert "only the loss test of the choice could tell" in said.reason
+    assert {layer for _, layer in problems(result)} <= {router.layer}
 
 
 def test_look_alikes_are_silent(bundled: Path) -> None:

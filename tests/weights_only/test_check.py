@@ -116,7 +116,7 @@ def test_broken_hash_tables(tmp_path: Path, fault: Callable[[Tensor], object], c
         fault(next(tensor for name, tensor in tensors.items() if name.endswith("tid2eid")))
 
     broken = analyze(change(folder, plant), weights_only=True)
-    assert [(one.detector, one.cause, one.router) for one in broken.findings] == [
+    assert [(one.detector, one.cause, one.router) for one in broken.problems] == [
         ("hash-boundary", cause, "model.layers.0.mlp.gate")
     ]
 
