@@ -19,7 +19,6 @@ from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint, open_stored
-from moeprobe.checkpoint.quantised.codes import UnreadableError
 from moeprobe.checkpoint.quantised.naming import belongs_to_codes
 from moeprobe.checkpoint.raw_config import read_config
 from moeprobe.checkpoint.stored_tensors import read_all_headers, read_tensors
@@ -131,10 +130,12 @@ def scan(
     for site, read in _read(stored, sites, wanted, headers, bars or Progress(shown=False)):
         entries += sum(tensor.numel() for tensor in read.values())
         try:
-            routers.append(_evidence(read_stored(site, read, said), vocabulary, ids))
+            gate = read_stored(site, read, said)
+            if lacks := inventory.half(site):
+                raise ValueError(lacks)
+            routers.append(_evidence(gate, vocabulary, ids))
         except ValueError as error:
-            blocking = isinstance(error, UnreadableError)
-            not_checked.append(Unchecked(what=site.path, why=str(error), blocking=blocking))
+            not_checked.append(Unchecked(what=site.path, why=str(error), blocking=True))
     not_checked += [Unchecked(what=path, why=_UNTOLD, blocking=True) for path in inventory.untold]
     if inventory.missing:
         not_checked.append(

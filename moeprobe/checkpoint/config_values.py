@@ -136,6 +136,9 @@ def _contradictions(part: Part) -> Iterator[str]:
     said = " and ".join(f"{part.name(name)} {shown(part.values[name])}" for name in counts)
     total = experts + sum(_most(part.values.get(name)) for name in MORE_EXPERTS)
     chosen = {name: _numbers(part.values[name]) for name in part.matching(TOP_K)}
+    nothing = [key for key, value in part.values.items() if value is None and TOP_K.match(str(key))]
+    if nothing and not chosen and part.text:
+        yield f"{part.name(nothing[0])} is null, and {said}: to how many experts a token is sent is not known"
     for name, numbers in chosen.items():
         if part.values[name] == 0:
             yield f"{part.name(name)} is {shown(part.values[name])}, and a token must be sent to at least one expert"

@@ -79,7 +79,9 @@ def read_header(files: Files, name: str, guess: int = 4096) -> dict[str, TensorH
         raise _damaged(file, f"its header: {error}") from error
     if not isinstance(table, dict):
         raise _damaged(file, "its header is not a table of tensors")
-    table.pop("__metadata__", None)
+    told = table.pop("__metadata__", {})
+    if not isinstance(told, dict) or any(type(value) is not str for value in told.values()):
+        raise _damaged(file, "its __metadata__ is not a table of texts")
     path = Path(file)
     tensors = {tensor: _parse(path, tensor, entry, base=8 + length) for tensor, entry in table.items()}
     _check_extent(file, tensors, size, base=8 + length)

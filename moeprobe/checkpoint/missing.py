@@ -44,10 +44,11 @@ def check_shapes(
         name, stored, expected = min(mismatched)
         differing = [at for at, (one, other) in enumerate(zip(stored, expected, strict=False)) if one != other]
         fields = shaping_fields(checkpoint.config, name, differing, make)
+        by_expert = LIKE_ROUTING.search(name) is not None or ".experts." in name
         raise IncompleteError(
             f"{name} of {checkpoint.source} is {list(stored)} in the files and {list(expected)} by config.json"
             f"{f', where it depends on {fields}' if fields else ''} ({len(mismatched)} such tensors): "
-            f"{shape_reason(stored, expected)}."
+            f"{shape_reason(stored, expected, by_expert=by_expert)}."
         )
 
 

@@ -7,7 +7,7 @@ applied to all names, and a name that would be renamed although it already is a 
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,14 @@ class ModuleTensor:
     """One tensor of the model's modules and where it comes from.
 
     ``name`` in the modules, ``stored`` in the files. ``converter`` is transformers' conversion of the stored tensor,
-    whose result number ``part`` this is; None where it is the stored one as it stands.
+    whose result number ``part`` this is, found by its source ``pattern``; None where it is the stored one as it stands.
     """
 
     name: str
     stored: str
     converter: Any = None
     part: int = 0
+    pattern: str | None = None
 
     def of(self, stored: "Tensor") -> "Tensor":
         """The module's tensor, made of the stored one.
@@ -50,23 +51,38 @@ class ModuleTensor:
             return stored
         if len(self.converter.source_patterns) > 1:
             raise ValueError("transformers makes it of several stored tensors")
-        sources, targets = self.converter.source_patterns, self.converter.target_patterns
-        made: dict[str, Any] = {sources[0]: [stored]}
-        try:
-            for operation in self.converter.operations:
-                made = operation.convert(
-                    made,
-                    source_patterns=sources,
-                    target_patterns=targets,
-                    full_layer_name=self.name,
-                    model=None,
-                    config=None,
-                    missing_keys=None,
-                )
-            result: Tensor = made[targets[self.part]]
-        except (AttributeError, LookupError, ValueError, RuntimeError) as error:
-            raise ValueError("transformers makes it of the stored tensor in a way that needs the model") from error
-        return result
+        return put_together([(self, [stored])])
+
+
+def put_together(parts: "Sequence[tuple[ModuleTensor, list[Tensor]]]") -> "Tensor":
+    """The module's tensor that transformers makes of several stored ones.
+
+    Args:
+        parts: each stored tensor of one converter, with those of its siblings (one of each expert, in their order).
+
+    Raises:
+        ValueError: it is made in a way that needs the model.
+        RuntimeError: the shapes do not fit together.
+
+    """
+    first = parts[0][0]
+    sources, targets = first.converter.source_patterns, first.converter.target_patterns
+    made: dict[str, Any] = {part.pattern or sources[0]: tensors for part, tensors in parts}
+    try:
+        for operation in first.converter.operations:
+            made = operation.convert(
+                made,
+                source_patterns=sources,
+                target_patterns=targets,
+                full_layer_name=first.name,
+                model=None,
+                config=None,
+                missing_keys=None,
+            )
+        result: Tensor = made[targets[first.part]]
+    except (AttributeError, LookupError, ValueError, TypeError) as error:
+        raise ValueError("transformers makes it of the stored tensor in a way that needs the model") from error
+    return result
 
 
 def module_tensors(config: Config, names: Collection[str]) -> list[ModuleTensor]:

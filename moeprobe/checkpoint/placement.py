@@ -82,7 +82,7 @@ def _made_of(name: str, rename: Renaming, empty: "Mapping[str, Tensor]") -> Iter
     converter = None if pattern is None else rename.converters[pattern]
     for part, target in enumerate(targets):
         if target in empty:
-            yield ModuleTensor(target, name, converter, part)
+            yield ModuleTensor(target, name, converter, part, pattern)
 
 
 def _part_of(name: str, rename: Renaming, empty: "Mapping[str, Tensor]") -> tuple[ModuleTensor, list[str]] | None:

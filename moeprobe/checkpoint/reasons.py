@@ -58,8 +58,8 @@ def _alike(missing: str, unplaced: Sequence[str]) -> str | None:
     return max(same_end or found, key=lambda name: len(words.intersection(re.split(r"[._]", name))), default=None)
 
 
-def shape_reason(stored: Sequence[int], expected: Sequence[int]) -> str:
-    """Why a tensor may have another shape than the config says."""
+def shape_reason(stored: Sequence[int], expected: Sequence[int], *, by_expert: bool = True) -> str:
+    """Why a tensor may have another shape than the config says; ``by_expert``: its first dimension counts experts."""
     here, there = tuple(stored), tuple(expected)
     if 0 in here:
         return (
@@ -70,16 +70,14 @@ def shape_reason(stored: Sequence[int], expected: Sequence[int]) -> str:
         return "it is transposed, as another framework stores it; convert the checkpoint again"
     if not here or len(here) != len(there):
         return "it has another number of dimensions, as another framework stores it; convert the checkpoint again"
-    if here[1:] == there[1:] and here[0] < there[0]:
+    if by_expert and here[1:] == there[1:] and here[0] < there[0]:
         if there[0] % here[0]:
             return "experts were pruned without changing config.json; correct it, or get the checkpoint again"
         return (
             f"experts were pruned without changing config.json, or this is one of {there[0] // here[0]} ranks of an "
             "expert-parallel export; correct config.json, or gather the ranks"
         )
-    if here[1:] == there[1:] and here[0] == there[0] + 1:
-        return (
-            "it has one row too many, for a shared or null expert or for padding of another framework; convert the "
-            "checkpoint again"
-        )
+    if by_expert and here[1:] == there[1:] and here[0] == there[0] + 1:
+        what = "it has one row too many" if len(here) > 1 else "there is one too many"
+        return f"{what}, for a shared or null expert or for padding of another framework; convert the checkpoint again"
     return "the two belong to different models, or the checkpoint was changed without changing config.json"

@@ -70,10 +70,10 @@ def unread_tensors(
     reasons: dict[str, list[str]] = {}
     for name in placed.dropped:
         reasons.setdefault(
-            PREDICTS if _predicts(name, further) else "transformers leaves them out on purpose", []
+            PREDICTS if predicts(name, further) else "transformers leaves them out on purpose", []
         ).append(name)
     for name in placed.unplaced:
-        if _predicts(name, further):
+        if predicts(name, further):
             reasons.setdefault(PREDICTS, []).append(name)
         elif any(f".{name}".startswith(f".{part}.") or f".{part}." in name for part in left_out):
             reasons.setdefault("a part of the checkpoint that does not read text", []).append(name)
@@ -142,7 +142,8 @@ def unread_files(names: Iterable[str], read: Collection[str]) -> list[Unread]:
     return found
 
 
-def _predicts(name: str, further: range) -> bool:
+def predicts(name: str, further: range) -> bool:
+    """Whether a tensor is of a layer of multi-token prediction; ``further``: their numbers."""
     layer = _LAYER.search(name)
     return _MTP.search(name) is not None or (layer is not None and int(layer[1]) in further)
 

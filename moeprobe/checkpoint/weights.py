@@ -189,6 +189,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
             )
     if not files:
         raise IncompleteError(f"The weight index {index} lists no tensors; get it again.")
+    if not isinstance(table.get("metadata"), dict):
+        raise IncompleteError(f"The weight index {index} has no metadata, which transformers needs; get it again.")
     return files
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moeprobe.checkpoint.config_fields import TOP_K
@@ -80,7 +81,9 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
     own = {name: part.of(tensors[part.stored]) for name, part in site.own.items() if part.stored in tensors}
     files = {name: part.stored for name, part in site.own.items()}
     own, restored = restore_all(own, files, said.quantised, said.hidden)
+    _refuse_no_numbers(own)
     place, matrix = _matrix(site, own)
+    _refuse_other_shape(site, said, place, matrix)
     table = next(
         (t for name, t in own.items() if not t.is_floating_point() and t.ndim == 2 and _TABLE.search(name)), None
     )
@@ -131,6 +134,34 @@ def read_stored(site: StoredSite, tensors: Mapping[str, Tensor], said: Said) -> 
     )
 
 
+def _refuse_no_numbers(own: Mapping[str, Tensor]) -> None:
+    """Do nothing if all that a router computes with is finite, and is what its name says.
+
+    A gate or a selection bias that is not finite is a finding; factors and the like are not judged, so they are
+    refused here.
+    """
+    for name, tensor in own.items():
+        numbers = tensor.is_floating_point()
+        if _TABLE.search(name) and (numbers or tensor.dtype is torch.bool):
+            raise ValueError(f"{name} is stored as {short(tensor.dtype)}, and a table holds whole numbers")
+        if SELECTION_BIAS.search(name) and not numbers:
+            raise ValueError(f"{name} is stored as {short(tensor.dtype)}, and a bias holds numbers with fractions")
+        if "scale" in name and numbers and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} is not finite, so neither is what the router makes of it")
+        if "scale" in name and numbers and tensor.numel() and not bool(tensor.any()):
+            raise ValueError(f"{name} is all zero, so the router prefers no expert")
+
+
+def _refuse_other_shape(site: StoredSite, said: Said, name: str, matrix: Tensor) -> None:
+    """Do nothing if a gate that was stored in codes came out as [experts, hidden size]."""
+    expected = site.shapes.get(name)
+    if expected is not None and tuple(matrix.shape) != expected:
+        raise UnreadableError(f"{name} comes out as {list(matrix.shape)}, and the model has {list(expected)} there")
+    rows = [count for count in said.experts if count > 0]
+    if expected is None and site.experts is not None and rows and matrix.shape[0] < min(rows):
+        raise UnreadableError(f"{name} comes out with {matrix.shape[0]} rows for {min(rows)} experts")
+
+
 def _matrix(site: StoredSite, own: Mapping[str, Tensor]) -> Named:
     """The gate matrix: the only one that the router has, with at least a row an expert."""
     unread = [name for name in site.own if name not in own]
@@ -139,7 +170,10 @@ def _matrix(site: StoredSite, own: Mapping[str, Tensor]) -> Named:
         (name, tensor)
         for name, tensor in own.items()
         # Ernie keeps its bias as [1, columns].
-        if tensor.ndim == 2 and tensor.shape[0] > 1 and tensor.is_floating_point()
+        if tensor.ndim == 2
+        and (tensor.shape[0] > 1 or least == 1)
+        and tensor.is_floating_point()
+        and "bias" not in name
     ]
     if len(matrices) != 1 and unread:
         raise UnreadableError(f"{unread[0]} is stored in a way that moeprobe cannot read")

@@ -24,7 +24,8 @@ class StoredSite:
 
     ``own`` are the tensors below its path, ``beside`` those that stand directly in its block, both by their names
     there. ``experts`` is how many experts are stored one by one in the block (None where they are stacked), ``norm``
-    the weight of the norm whose name says that it stands before the block.
+    the weight of the norm whose name says that it stands before the block. ``shapes`` are those of the model's tensors
+    below the path, where its class is known.
     """
 
     path: str
@@ -35,6 +36,7 @@ class StoredSite:
     shared_name: str | None = None
     shared_gate: bool = False
     norm: ModuleTensor | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def find_stored_sites(tensors: Collection[ModuleTensor], stored_experts: dict[str, int]) -> list[StoredSite]:

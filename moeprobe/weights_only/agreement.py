@@ -12,10 +12,11 @@ from typing import Any
 
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.quantised.naming import OF_INPUTS, plain_name
-from moeprobe.checkpoint.reasons import shape_reason
+from moeprobe.checkpoint.reasons import LIKE_ROUTING, shape_reason
 from moeprobe.checkpoint.unread import further_layers
 from moeprobe.errors import IncompleteError
 from moeprobe.routers.find import layer_of
+from moeprobe.routers.still import SELECTION_BIAS
 from moeprobe.routers.stored_sites import StoredSite
 from moeprobe.weights_only.required import Files
 from moeprobe.weights_only.routed_layers import routed_layers, said_by
@@ -61,9 +62,11 @@ def refuse_gaps(
     if expected is None or len(_stacks(sites)) != 1:
         return
     if lost := sorted(set(expected) - found):
+        gate = any(layer_of(tensor.name) == lost[0] and LIKE_ROUTING.search(tensor.name) for tensor in tensors)
         raise IncompleteError(
-            f"Layer {lost[0]} of {files.source} is routed by config.json ({said_by(text)}), and the files hold no gate "
-            f"for it ({len(lost)} such layers); get the checkpoint again, or correct config.json."
+            f"Layer {lost[0]} of {files.source} is routed by config.json ({said_by(text)}), and the files hold no "
+            f"{'experts' if gate else 'gate'} for it ({len(lost)} such layers); get the checkpoint again, or correct "
+            "config.json."
         )
     if extra := sorted(found - set(expected)):
         raise IncompleteError(
@@ -121,8 +124,13 @@ def _refuse_biases(files: Files, site: StoredSite, text: Mapping[str, Any]) -> N
     rows = [files.headers[gate].shape[0] if gate else 0, *_rows(text, site)]
     for name, tensor in [*site.own.items(), *site.beside.items()]:
         header = files.headers.get(tensor.stored)
-        if "bias" not in name or header is None or gate is None or _CODES.match(header.dtype):
+        if "bias" not in name or header is None or gate is None:
             continue
+        if _CODES.match(header.dtype) or header.dtype.startswith("C"):
+            raise IncompleteError(
+                f"{tensor.stored} of {files.source} is stored as {header.dtype}, and a bias holds numbers with "
+                "fractions: it was cast or converted wrongly; get the checkpoint again."
+            )
         # Ernie keeps its bias as [1, columns].
         entries = max(header.shape, default=0)
         if entries not in rows or prod(header.shape) != entries:
@@ -143,11 +151,12 @@ def _refuse_experts(files: Files, site: StoredSite, text: Mapping[str, Any]) -> 
 
 def _refuse_no_bias(files: Files, site: StoredSite, text: Mapping[str, Any]) -> None:
     """DeepSeek's ``topk_method: noaux_tc`` is the selection bias; without one the routers choose other experts."""
-    held = any("bias" in name for name in (*site.own, *site.beside))
+    held = any(SELECTION_BIAS.search(name) for name in (*site.own, *site.beside))
     if text.get("topk_method") == "noaux_tc" and not held and not _hashed(frozenset(site.own)):
         raise IncompleteError(
-            f"{site.path} of {files.source} has no selection bias, which topk_method noaux_tc of config.json needs "
-            "(e_score_correction_bias): it was cut out, or has a name of another framework; get the checkpoint again."
+            f"{site.path} of {files.source} has no e_score_correction_bias, the selection bias that topk_method "
+            "noaux_tc of config.json needs: it was cut out, or gate or bias have names of another framework; get the "
+            "checkpoint again, or convert it again."
         )
 
 

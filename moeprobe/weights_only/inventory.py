@@ -1,7 +1,9 @@
 """Inventory: what the names in the files come to. Which routers there are, what is missing, what nobody reads."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.auto import choose_class
@@ -11,10 +13,11 @@ from moeprobe.checkpoint.names import ModuleTensor, module_tensors
 from moeprobe.checkpoint.open import has_native_class
 from moeprobe.checkpoint.open_stored import StoredCheckpoint
 from moeprobe.checkpoint.placement import Placement, place
+from moeprobe.checkpoint.quantised.naming import OF_CODES
 from moeprobe.checkpoint.raw_config import text_part
 from moeprobe.checkpoint.reasons import LIKE_ROUTING
 from moeprobe.checkpoint.skeleton import skeleton, skeletons
-from moeprobe.checkpoint.unread import PREDICTS, of_tensors, unread_files, unread_tensors
+from moeprobe.checkpoint.unread import PREDICTS, further_layers, of_tensors, predicts, unread_files, unread_tensors
 from moeprobe.errors import CheckpointError, IncompleteError, NotMoEError
 from moeprobe.findings.unread import Unread
 from moeprobe.routers.find import find_sites
@@ -79,6 +82,18 @@ class Inventory:
             refuse_misshapen(files, self.placed, OF_EXPERTS)
         refuse_unscaled(files, [tensor.stored for tensor in self.tensors])
 
+    def half(self, site: StoredSite) -> str:
+        """What a gate in codes lacks that the other gates in codes have; "" where it lacks nothing."""
+        held = {other.path: _codes(other) for other in self.sites}
+        usual = Counter(kind for kind in held.values() if kind).most_common(1)
+        lost = sorted(usual[0][0] - held[site.path]) if usual and held[site.path] else []
+        return f"it has no {lost[0]}, which {usual[0][1]} other gates in codes have" if lost else ""
+
+
+def _codes(site: StoredSite) -> frozenset[str]:
+    """Names of what a gate's codes are read with."""
+    return frozenset(name for name in site.own if OF_CODES.search(name))
+
 
 def take_inventory(stored: StoredCheckpoint, names: list[str]) -> Inventory:
     """Sort the tensors of a checkpoint by what they are for.
@@ -111,6 +126,12 @@ def take_inventory(stored: StoredCheckpoint, names: list[str]) -> Inventory:
     sites, untold = [site for site in found if site not in further], list[str]()
     if empty is not None and placed is not None:
         sites, untold = _of_model(stored, empty, sites, placed)
+        _refuse_dense_layers(stored, placed, text)
+    if not sites and placed is None and (gate := next(filter(LIKE_ROUTING.search, few), None)) is not None:
+        raise IncompleteError(
+            f"The files of {stored.source} hold {gate}, which is named like a router's, and no experts next to it: "
+            "they were left out or are named otherwise; get the checkpoint again, or convert it again."
+        )
     if not sites and not _lacks_routers(placed):
         raise NotMoEError(
             f"No tensor of {stored.source} ({stored.model_type}) is named like a router's: it is a dense model, or "
@@ -150,6 +171,37 @@ def _left_out(stored: StoredCheckpoint) -> tuple[str, ...]:
     return choose_class(stored.without_weights(), trust_remote_code=False).left_out
 
 
+def _below(path: str, placed: Placement) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's tensors below a path, by their names there."""
+    start = f"{path}."
+    return {name[len(start) :]: tuple(one.shape) for name, one in placed.empty.items() if name.startswith(start)}
+
+
+def _refuse_dense_layers(stored: StoredCheckpoint, placed: Placement, text: Mapping[str, Any]) -> None:
+    """Do nothing if no gate with experts lies in a layer that has none by config.json.
+
+    Raises:
+        IncompleteError: one does; layers of multi-token prediction and parts that are not loaded do not count.
+
+    """
+    further = further_layers(text)
+    here = [name for name in placed.unplaced if not predicts(name, further) and name.startswith(tuple(_stacks(placed)))]
+    for site in find_stored_sites([ModuleTensor(name, name) for name in here], {}):
+        block = site.path.rpartition(".")[0]
+        if any(name.startswith(f"{block}.experts.") for name in here):
+            raise IncompleteError(
+                f"The files of {stored.source} hold a gate and experts in {block}, which is not routed by config.json "
+                "(first_k_dense_replace, mlp_only_layers, decoder_sparse_step or mlp_layer_types); correct "
+                "config.json, or get the checkpoint again."
+            )
+
+
+def _stacks(placed: Placement) -> set[str]:
+    """Starts of the stored names of layers that the model has."""
+    found = (re.match(r"(.*?\.)\d+\.", tensor.stored) for tensor in placed.tensors)
+    return {match[1] for match in found if match is not None}
+
+
 def _block(site: StoredSite) -> str:
     """Path of the layer that holds a router, with a full stop: ``model.layers.61.``."""
     start, _, rest = site.path.partition(f".{site.layer}.")
@@ -173,7 +225,7 @@ def _of_model(
                 f"{stored.source} has the model_type {stored.model_type} in config.json, a dense model, and its files "
                 f"hold routers ({next(iter(gates[0].own.values())).stored}); correct model_type and architectures."
             )
-    sites = [site for site in found if site.path in routed]
+    sites = [replace(site, shapes=_below(site.path, placed)) for site in found if site.path in routed]
     known = {site.path for site in sites}
     here = [path for path in sorted(routed - known) if any(name.startswith(f"{path}.") for name in placed.sources)]
     return sites, here

@@ -6,6 +6,7 @@ be judged in silence: so it is refused, and the message names tensor, both shape
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +16,7 @@ import torch
 
 from moeprobe.checkpoint.expert_names import StoredExperts, fold_experts
 from moeprobe.checkpoint.headers import TensorHeader
-from moeprobe.checkpoint.names import ModuleTensor
+from moeprobe.checkpoint.names import ModuleTensor, put_together
 from moeprobe.checkpoint.placement import Placement
 from moeprobe.checkpoint.reasons import LIKE_ROUTING, missing_reason, shape_reason
 from moeprobe.checkpoint.shaping import shaping_fields
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _CODES = re.compile(r"^(U|I|F4|F6|BOOL)")
+_NO_NUMBERS = re.compile(r"^(I64|U64|BOOL|C64)")
+"""Dtypes that hold neither weights nor, in any format, their codes."""
+_WHOLE = re.compile(r"^[IU](8|16|32|64)$")
 """Dtypes of codes: their shape is not that of the tensor they stand for."""
 
 
@@ -50,6 +54,8 @@ class Files:
         return f"by config.json{f', where it depends on {fields}' if fields else ''}"
 
 
+OF_ONE_EXPERT = re.compile(r"(^|\.)experts\.(expert_)?\d+\.")
+"""Names of tensors of an expert that is a module of its own."""
 OF_EXPERTS = re.compile(r"(^|\.)experts\.")
 """Names of the routed experts' tensors in a model."""
 
@@ -73,8 +79,9 @@ def refuse_lacking(files: Files, placed: Placement) -> None:
         shape = list(placed.empty[missing[0]].shape)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise IncompleteError(
-            f"{missing[0]} {shape}{more} of a {files.config.get('model_type')} model cannot be found in the weights of "
-            f"{files.source}{missing_reason(missing, placed.unplaced, files.headers)}."
+            f"{missing[0]} {shape}{more}, which the model type {files.config.get('model_type')} has by config.json, "
+            f"cannot be found in the weights of {files.source}"
+            f"{missing_reason(missing, placed.unplaced, files.headers)}."
         )
 
 
@@ -89,11 +96,29 @@ def refuse_misshapen(files: Files, placed: Placement, of: re.Pattern[str]) -> No
         sources = placed.sources[target]
         if any(source.stored not in files.headers for source in sources):
             continue
-        coded = any(_CODES.match(files.headers[source.stored].dtype) for source in sources)
-        if coded and placed.empty[target].is_floating_point():
+        dtypes = {files.headers[source.stored].dtype for source in sources}
+        numbers = placed.empty[target].is_floating_point()
+        if wrong := next((dtype for dtype in dtypes if _NO_NUMBERS.match(dtype) if numbers), None) or next(
+            (dtype for dtype in dtypes if not _WHOLE.match(dtype) and not numbers), None
+        ):
+            raise IncompleteError(
+                f"{_named(sources[0])} of {files.source} is stored as {wrong}, and the model has "
+                f"{'numbers with fractions' if numbers else 'whole numbers'} there: it was cast or converted wrongly; "
+                "convert the checkpoint again, or get it again."
+            )
+        if numbers and any(map(_CODES.match, dtypes)):
             continue  # of a quantised tensor; the codes are read with their scales or not at all
         expected = tuple(placed.empty[target].shape)
-        stored = _shape(sources, files)
+        try:
+            stored = _shape(sources, files)
+        except RuntimeError as error:
+            shapes = ", ".join(f"{one.stored} {list(files.headers[one.stored].shape)}" for one in sources[:3])
+            raise IncompleteError(
+                f"{target} of {files.source} cannot be made of {shapes}: their shapes do not fit together, so some are "
+                "transposed, or of another model; convert the checkpoint again."
+            ) from error
+        if stored is not None and not numbers and stored[1:] == expected[1:]:
+            continue  # a table for another vocabulary is judged row by row
         if stored is not None and stored != expected:
             raise IncompleteError(
                 f"{_named(sources[0])} of {files.source} is {list(stored)} in the files and {list(expected)} "
@@ -120,16 +145,31 @@ def refuse_other_experts(files: Files, placed: Placement | None) -> None:
                     f"Expert {number} of {there} has no {rest}, which {len(group.numbers[rest])} of its siblings have: "
                     "it was cut out, or its shard is of another save; get the checkpoint again."
                 )
+            _refuse_unlike(files, group, rest, len(placed.targets.get(first, ())) if placed else 1)
             count = len(set(group.numbers[rest]))
             target, wanted = expected.get(first, ("", 0))
             if not target:
                 wanted = max(len(set(numbers)) for numbers in group.numbers.values())
             if count != wanted and count not in _with_parameters(files.config):
-                by_config = files.by_config(target, (count,), (wanted,)) if target else "by their siblings"
+                stacked = bool(target) and OF_ONE_EXPERT.search(target) is None
+                by_config = files.by_config(target, (count,), (wanted,)) if stacked else "by config.json"
+                by_config = by_config if target else "by their siblings"
                 raise IncompleteError(
                     f"The files hold {count} experts below {there} ({rest}), and {wanted} {by_config}: "
                     f"{shape_reason((count,), (wanted,))}."
                 )
+
+
+def _refuse_unlike(files: Files, group: StoredExperts, rest: str, parts: int) -> None:
+    """Experts of one layer have one shape, unless they are taken apart by kind (Ernie's for text and for images)."""
+    shapes = {name: files.headers[name].shape for name in group.names(rest) if name in files.headers}
+    usual = Counter(shapes.values()).most_common(1)
+    for name, shape in shapes.items() if parts < 2 else ():
+        if shape != usual[0][0]:
+            raise IncompleteError(
+                f"{name} of {files.source} is {list(shape)}, and {usual[0][1]} of its siblings are "
+                f"{list(usual[0][0])}: {shape_reason(shape, usual[0][0], by_expert=False)}."
+            )
 
 
 def _with_parameters(config: Mapping[str, Any]) -> list[int]:
@@ -145,22 +185,27 @@ def _named(source: ModuleTensor) -> str:
 
 
 def _shape(sources: Sequence[ModuleTensor], files: Files) -> tuple[int, ...] | None:
-    """Shape of the model's tensor that the stored one makes; None where several are put together or taken apart."""
-    if len(sources) != 1:
-        return None
-    source = sources[0]
-    shape = files.headers[source.stored].shape
-    if source.converter is None:
-        return shape
-    converter = source.converter
-    several = len(converter.source_patterns) > 1 or len(converter.target_patterns) > 1
-    if several or _siblings(source.stored, files):
-        return None
+    """Shape of the model's tensor that the stored ones make; None where only their model could tell.
+
+    Raises:
+        RuntimeError: they do not fit together.
+
+    """
+    first = sources[0]
+    if first.converter is None:
+        return files.headers[first.stored].shape if len(sources) == 1 else None
+    parts: list[tuple[ModuleTensor, list[torch.Tensor]]] = []
+    for source in sources:
+        names = _siblings(source.stored, files) or [source.stored]
+        if len(names) > 1 and len(source.converter.target_patterns) > 1:
+            return None  # experts of two kinds, of two shapes
+        if any(name not in files.headers for name in names):
+            return None
+        parts.append((source, [torch.empty(files.headers[name].shape, device="meta") for name in names]))
     try:
-        made = source.of(torch.empty(shape, device="meta"))
+        return tuple(put_together(parts).shape)
     except ValueError:
         return None
-    return tuple(made.shape)
 
 
 def _refuse_other_size(files: Files, placed: Placement, target: str, sources: Sequence[ModuleTensor]) -> None:

@@ -70,7 +70,7 @@ ALWAYS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("mixtral", {"num_experts_per_tok": "2"}, ('num_experts_per_tok is "2"', "whole number")),
     ("mixtral", {"num_experts_per_tok": True}, ("num_experts_per_tok is true",)),
     ("mixtral", {"num_experts_per_tok": 1.5}, ("num_experts_per_tok is 1.5",)),
-    ("mixtral", {"num_experts_per_tok": None}, ("num_experts_per_tok", "NoneType")),
+    ("mixtral", {"num_experts_per_tok": None}, ("num_experts_per_tok", "null", "num_local_experts 8")),
     ("mixtral", {"num_local_experts": 0}, ("num_local_experts is 0", "8 experts")),
     ("mixtral", {"num_local_experts": 10**9}, ("num_local_experts is 1000000000", "8 experts")),
     ("mixtral", {"num_hidden_layers": 10**5}, ("num_hidden_layers is 100000", "2 layers")),

@@ -44,8 +44,10 @@ def test_nothing_found_in_the_weights_is_not_clean(moeprobe: Moeprobe, checkpoin
     monkeypatch.setattr(MixtralExperts, "forward", fail)
     outcome = moeprobe("analyze", checkpoints / "mixtral", "--max-tokens", 2000)
     assert outcome.code == 2
-    assert "Nothing could be checked" in outcome.sentence
-    assert not Path("reports").exists()
+    assert "a kernel that does not exist" in outcome.sentence
+    assert "What was not checked" in Path("reports/mixtral/report.md").read_text()
+    judged = moeprobe("check", checkpoints / "mixtral", "--max-tokens", 2000)
+    assert (judged.code, "COULD NOT CHECK" in judged.out) == (2, True)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, AssertionError, ImportError, KeyError])

@@ -107,7 +107,8 @@ def _zero_points(zero: Tensor, scale: Tensor, bits: int, dense: bool) -> Tensor:
 
 
 def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) -> tuple[Tensor, str]:
-    _check_groups(codes, scale, signed.shape[1])
+    _check_groups(codes, scale, *signed.shape)
+    _check_zero_points(codes, scale, zero)
     order = codes.take("weight_g_idx", *_WHOLE, dims=(1,))
     if order is not None and scale.ndim == 2 and not bool((order < 0).any()):
         if order.shape != signed.shape[1:] or int(order.max()) >= scale.shape[1] or scale.shape[0] != signed.shape[0]:
@@ -125,9 +126,25 @@ def _scaled(codes: Codes, signed: Tensor, scale: Tensor, zero: Tensor | None) ->
     return signed * factor, shared
 
 
-def _check_groups(codes: Codes, scale: Tensor, columns: int) -> None:
+def _check_zero_points(codes: Codes, scale: Tensor, zero: Tensor | None) -> None:
+    """Hold the zero points against the config: there where it says asymmetric, and as many as scales."""
+    said = list(_weights(codes.said))
+    if zero is None and said and all(one.get("symmetric") is False for one in said):
+        raise UnreadableError("weight_zero_point is missing, and the config says that the codes are not symmetric")
+    if zero is not None and zero.numel() not in (1, scale.numel()):
+        raise UnreadableError(f"weight_zero_point is {list(zero.shape)} for scales of {list(scale.shape)}")
+
+
+def _check_groups(codes: Codes, scale: Tensor, rows: int, columns: int) -> None:
     """Hold the width of the groups against what the config says, where it says groups and nothing else."""
     said = list(_weights(codes.said))
+    if (
+        scale.ndim == 2
+        and scale.shape[0] not in (1, rows)
+        and said
+        and all(one.get("strategy") in ("group", "tensor_group", "channel") for one in said)
+    ):
+        raise UnreadableError(f"weight_scale is {list(scale.shape)} for {rows} rows, and the config says scales by row")
     sizes = {one.get("group_size") for one in said if one.get("strategy") in ("group", "tensor_group")}
     if not sizes or any(one.get("strategy") not in ("group", "tensor_group") for one in said):
         return
