@@ -82,7 +82,7 @@ def test_a_factor_behind_the_experts_counts() -> None:
     ("declared", "fitted", "function", "expected"),
     [
         (True, False, "sigmoid", [("error", scale_mismatch.UNNORMALISED)]),
-        (False, True, "softmax", [("warning", scale_mismatch.NORMALISED)]),
+        (False, True, "softmax", [("error", scale_mismatch.NORMALISED)]),
         (False, True, "sqrtsoftplus", []),
         (None, True, "sigmoid", []),
         (True, None, "sigmoid", []),
