@@ -4,8 +4,8 @@
 
 Gate rows, experts, shared experts and norm gains that are zero or of a scale far off their siblings', by name; and
 a routed branch that was scaled wrongly: a `routed_scaling_factor` that was lost or applied twice, a norm
-over the chosen experts that was dropped, one layer of a size unlike the others, or a branch that is all
-but absent.
+over the chosen experts that was dropped from code or config, one layer of a size unlike the others, or a
+branch that is all but absent.
 
 ## Why it matters
 
@@ -21,7 +21,10 @@ experts and shared experts are not read with `--weights-only`.
 
 The rule fitted to logits and weights is compared with the config and, where that names no norm or factor, with
 transformers' own class. Weights that are renormalised although the config forbids it are an error, unless that
-class always does so. The median over tokens of r =
+class always does so. A config that forbids it although the released configs of its family ask for it is a warning:
+code and config agree then, and the size that the loss wants is often within the healthy limits. What the released
+configs say is asked of transformers (the default of the config class, or what its loader of GGUF files fills in).
+The median over tokens of r =
 ||routed|| / ||shared|| (the shared output behind its gate), without a shared expert ||routed|| /
 ||residual stream||, is compared with very wide bars and, as log r, with a robust line through the other
 layers. The test that needs no reference is the loss: a trained model is near a stationary point of its
@@ -51,6 +54,9 @@ neighbours.
 - `size_sigmas` (6), `size_floor` (0.1): robust sigmas of the log size, needed as well, and the least that one is.
 - `size_error` (20): factor from which a tensor off its siblings is an error.
 - `multiplier_low` (0.63), `multiplier_high` (1.6): best multipliers that count as healthy.
+- `norm_multiplier` (1.19): where the family's released configs renormalise and this one does not, the best
+  multipliers (up to this factor off 1) that clear it. Sound models had theirs up to 1.13, the same without their norm
+  at 1.26 to 1.6.
 - `gain_errors` (3), `gain_share` (0.01), `layer_gain_share` (0.002): the gain in standard errors, and as a
   share of the loss for the whole model and for one layer.
 - `min_sources` (3), `min_documents` (8): what must agree, and be read, before a curve is believed.
@@ -80,12 +86,14 @@ from pydantic import Field
 from moeprobe.detectors.branch_size import branch_ratio, trend_offsets
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.detector import Detector, Judgement
+from moeprobe.detectors.lost_norm import judge_lost_norm, lost_norm
 from moeprobe.detectors.scale_curve import CurveLimits, correction, culprit, points_to, read_curve
 from moeprobe.detectors.siblings import SizeLimits
 from moeprobe.detectors.tensor_sizes import judge_tensors
 from moeprobe.detectors.weight_rule import CONFIG, FACTOR, NORMALISED, UNEXPLAINED, UNNORMALISED, judge_rule
 from moeprobe.detectors.wording import number, percent
 from moeprobe.findings.evidence import Evidence, ScaleCurve
+from moeprobe.findings.finding import Finding
 
 __all__ = ["FACTOR", "NORMALISED", "UNEXPLAINED", "UNNORMALISED", "ScaleMismatch", "ScaleMismatchLimits"]
 
@@ -142,7 +150,16 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
             model.skip("needs the loss test" if loss is None or math.isfinite(loss) else "the loss is not finite")
         elif not _judge_curve(model, curves[None], True) and (undecided := read_curve(curves[None], limits).undecided):
             model.skip(undecided)
+        # A size that the loss shows to be wrong is one finding, with its likely reason.
+        if model.findings:
+            model.findings = [_with_reason(found, lost_norm(evidence.routers)) for found in model.findings]
+        else:
+            judge_lost_norm(model, evidence.routers, curves.get(None))
         return Judgement.of([*cases, model])
+
+
+def _with_reason(found: Finding, lacking: str) -> Finding:
+    return found.model_copy(update={"message": f"{found.message} Note that {lacking}."}) if lacking else found
 
 
 def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve, at_fault: bool) -> bool:

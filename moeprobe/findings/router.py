@@ -46,6 +46,7 @@ class Declared(Plain):
     """What the checkpoint's config promises; None where it says nothing.
 
     ``groups`` is (number of groups, groups that stay eligible); how groups are ranked and filled no config says.
+    ``released_norm``: who says that the released configs of the family renormalise (None where nobody does).
     """
 
     score_function: str | None = None
@@ -53,6 +54,7 @@ class Declared(Plain):
     scaling_factor: float | None = None
     selection_bias: bool | None = None
     groups: tuple[int, int] | None = None
+    released_norm: str | None = None
 
 
 class Stored(Plain):

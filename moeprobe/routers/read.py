@@ -13,6 +13,7 @@ from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.infer import Shown, group_sizes, infer, score_dtype
 from moeprobe.routers.reference import reference_rule
+from moeprobe.routers.released import released_norm
 from moeprobe.routers.tensors import Named, gate_product, hash_table, norm_weight
 from moeprobe.routers.wrapped import inner
 
@@ -118,6 +119,7 @@ def read_declared(config: Any) -> Declared:
         renormalised=norm if isinstance(norm, bool) else None,
         scaling_factor=float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None,
         groups=next((sizes for sizes in [group_sizes(text)] if sizes[0] > 1), None),
+        released_norm=released_norm(text),
     )
 
 

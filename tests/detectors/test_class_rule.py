@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
 import moeprobe
 from moeprobe.checkpoint.load import load_model, load_tokenizer
 from moeprobe.checkpoint.open import open_checkpoint
 from moeprobe.detectors import broken_contract as bc
+from moeprobe.detectors import lost_norm
 from moeprobe.detectors import scale_mismatch as sm
 from moeprobe.findings.result import Result
 from moeprobe.routers.find import Site, find_sites
+from moeprobe.routers.released import released_norm
 
 Score = Callable[[Tensor], Tensor]
 DETECTORS = ["broken-contract", "scale-mismatch"]
@@ -208,3 +211,49 @@ def test_groups_and_bias_that_the_class_asks_for(checkpoints: Path) -> None:
 
     result = analysed(checkpoints / "deepseek_v3", everywhere(ungrouped))
     assert problems(result) == [("error", bc.BIAS_UNUSED)]
+
+
+def without_norm(model: nn.Module) -> None:
+    for site in find_sites(model):
+        site.router.norm_topk_prob = False
+    model.config.norm_topk_prob = False
+
+
+@pytest.mark.parametrize("recipe", ["quick", "full"])
+def test_a_config_that_lost_the_norm_of_its_family(recipe: str, checkpoints: Path) -> None:
+    """Code and config agree, and the loss is least at 1.59, inside the healthy limits."""
+    options = {"recipe": recipe, "select": ["scale-mismatch"], "max_tokens": 4096}
+    result = analysed(checkpoints / "qwen3_moe", without_norm, **options)
+    assert problems(result) == [("warning", lost_norm.LOST_NORM)]
+    assert "GGUF" in result.problems[0].message
+    assert problems(analysed(checkpoints / "qwen3_moe", lambda _model: None, **options)) == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+def test_families_without_such_a_norm_are_silent(family: str, checkpoints: Path) -> None:
+    assert problems(analysed(checkpoints / family, lambda _model: None, select=["scale-mismatch"])) == []
+
+
+def test_a_lost_norm_that_the_loss_shows_as_well_is_one_finding(checkpoints: Path) -> None:
+    result = analysed(
+        checkpoints / "deepseek_v3", without_norm, recipe="full", select=["scale-mismatch"], max_tokens=8192
+    )
+    assert problems(result) == [("error", sm.TOO_LARGE)]
+    assert "the default of transformers' DeepseekV3Config" in result.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "renormalises"),
+    [
+        ("qwen3_moe", True),
+        ("qwen3_next", True),
+        ("deepseek_v3", True),
+        ("glm4_moe", True),
+        ("deepseek_v2", False),
+        ("qwen2_moe", False),
+        ("olmoe", False),
+        ("mixtral", False),
+    ],
+)
+def test_what_transformers_says_of_released_configs(name: str, renormalises: bool) -> None:
+    assert (released_norm(AutoConfig.for_model(name)) is not None) == renormalises
