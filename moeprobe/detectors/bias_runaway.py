@@ -47,7 +47,9 @@ sign rule ends, judged over all layers. The load must agree with a certificate, 
 
 A model that never trained its bias (a fresh initialisation, or a family where the bias is optional) has a
 constant one. Text that is foreign to the model can make the trained bias look harmful, which is why the
-imbalance is never an error. Zero and skip experts are biased by design and are exempt.
+imbalance is never an error, and unrelated: with every letter a capital the correlations of the trained checkpoints
+fell to between -0.17 and 0.43 (a warning for one of two), with the texts reversed or their letters shuffled not
+below 0.49. Zero and skip experts are biased by design and are exempt.
 
 ## What to do
 
