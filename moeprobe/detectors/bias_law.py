@@ -115,7 +115,10 @@ def _together(laws: Sequence[Law], layers: int) -> bool:
     Stouffer's sum against the least healthy correlation, times the number of ways to pick so many layers.
     """
     healthy = _fisher(laws[0].case.limits.law_healthy)
-    away = (_mean(laws) - healthy) * math.sqrt(math.fsum(law.weight for law in laws))
+    weight = math.fsum(law.weight for law in laws)
+    if weight < laws[0].case.limits.law_freedom:
+        return False
+    away = (_mean(laws) - healthy) * math.sqrt(weight)
     return NormalDist().cdf(away) * math.comb(layers, len(laws)) < _level(laws[0].case.limits.law_sigmas)
 
 

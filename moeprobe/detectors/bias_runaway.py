@@ -40,6 +40,8 @@ sign rule ends, judged over all layers. The load must agree with a certificate, 
   together can hardly be healthy, else only an info; and an error where the bias follows the law of another layer.
 - `law_healthy` (0.6): least correlation of a healthy bias: those of the trained checkpoints have 0.76 to 0.98, permuted
   ones up to 0.52. How far a healthy layer may fall below it follows from the number of experts and layers.
+- `law_freedom` (24): experts, less three in each layer, before low correlations are more than an info: two layers of
+  16 experts, or five of 8. With fewer, Fisher's z is too rough.
 - `min_tokens` (1000): tokens before activations are judged.
 - `min_sources` (5): sources of text before the imbalance is judged, since one domain is uneven by nature.
 
@@ -120,6 +122,7 @@ class BiasRunawayLimits(Limits):
     offset_ratio: float = Field(3, gt=0, description="Offset over interquartile range from which it is mentioned")
     law_sigmas: float = Field(2.576, gt=0, description="Standard errors of the correlation with the balance law")
     law_healthy: float = Field(0.6, gt=0, lt=1, description="Least correlation of a healthy bias; trained have 0.76 up")
+    law_freedom: int = Field(24, ge=1, description="Experts, less three a layer, that correlations are judged low by")
     min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
     min_sources: int = Field(5, ge=1, description="Sources of text before the imbalance is judged")
 

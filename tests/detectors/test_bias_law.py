@@ -68,6 +68,9 @@ def stack(correlations: list[float], experts: int = 16) -> list[RouterEvidence]:
         ([0.0, 0.0, 0.9, 0.9], 16, "warning"),  # two of four
         ([0.1], 256, "warning"),  # enough experts
         ([0.15] + [0.9] * 57, 256, "warning"),
+        ([0.2] * 5, 8, "info"),
+        ([0.1] * 5, 8, "warning"),
+        ([-0.3] * 4, 8, "info"),  # too few experts in all to say so
         ([0.9] * 5, 16, None),
         ([0.7, 0.66, 0.75], 16, None),
     ],

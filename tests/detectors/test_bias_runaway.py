@@ -290,16 +290,13 @@ def test_flat_scores_in_the_observed_range_do_not_hide_in_it() -> None:
         (0.62, None),
         (0.59, "info"),
         (0.0, "info"),
-        (-0.1, "warning"),
+        (-0.59, "info"),
         (-0.63, "warning"),
         (-1.0, "warning"),
     ],
 )
 def test_a_bias_that_does_not_follow_the_balance_law(correlation: float, found: str | None) -> None:
-    """With 16 experts, 99 % of chance correlations lie within tanh(2.576 / sqrt(13)) = 0.613.
-
-    A healthy one of 0.6 shows more than tanh(atanh(0.6) - 2.576 / sqrt(13)) = -0.02.
-    """
+    """With 16 experts, 99 % of chance correlations lie within tanh(2.576 / sqrt(13)) = 0.613."""
     seen = with_bias(around(0, 0.3), balance_law=BalanceLaw(correlation=correlation, slope=1.0))
     said = [f for f in run(NAME, seen)[1] if f.cause in (OPPOSED, UNRELATED)]
     assert [f.severity for f in said] == ([found] if found else [])
