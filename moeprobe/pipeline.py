@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moeprobe.checkpoint.memory import parse_size
 from moeprobe.checkpoint.provenance import describe_environment
 from moeprobe.checkpoint.spread import is_spread
+from moeprobe.detectors.nearly import nearly, said
 from moeprobe.detectors.registry import choose, judge, resolve_limits
 from moeprobe.environment import source_date_epoch
 from moeprobe.experiments.gradient import GradientTest
@@ -130,18 +131,20 @@ def analyze(
     ) -> Result:
         judgement = judge(evidence, detectors, effective)
         bars_used = {name: dict(limit) for name, limit in effective.items()}
+        close = nearly(before.evidence, judgement.findings, detectors, effective) if before else {}
+        findings = [said(one, close.get(one.fingerprint)) for one in judgement.findings]
         seconds = time.time() - started if took is None else took
         live, streamed = (opened.live, opened.streamed) if opened else (None, None)
         return Result(
             model=model,
             evidence=evidence,
             checks=judgement.checks,
-            findings=judgement.findings,
+            findings=findings,
             not_checked=not_checked,
             recipe=recipe.told(),
             limits=bars_used,
             environment=describe_environment(live, command, began, seconds, processes, streamed),
-            baseline=compare(before, judgement.checks, judgement.findings, bars_used) if before else None,
+            baseline=compare(before, judgement.checks, findings, bars_used, close) if before else None,
             weights_only=weights_only,
         )
 

@@ -39,12 +39,12 @@ def test_each_level_over_the_one_below(tmp_path: Path) -> None:
     assert (by_file.recipe.select, by_file.recipe.ignore) == (["MP1"], ["bias-runaway", "hash-boundary"])
     assert by_file.recipe.fail_on == "warning"
     assert by_file.baseline == str(tmp_path / "base/result.json")
-    assert by_file.recipe.limits["overloaded-experts"] == {"overload_share": 2}
+    assert by_file.recipe.limits["overloaded-experts"] == {"overload_odds": 3}
     said = origins(by_file)
     assert (said["recipe"], said["select"], said["fail-on"], said["baseline"]) == ("moeprobe.toml",) * 4
     assert said["ignore"] == "recipe mixtral"
     assert said["limits.flat-scores.std_error"] == "moeprobe.toml"
-    assert said["limits.overloaded-experts.overload_share"] == "recipe mixtral"
+    assert said["limits.overloaded-experts.overload_odds"] == "recipe mixtral"
 
     line = CommandLine(
         recipe="quick", select=["MP3"], limits={"flat-scores": {"std_error": 0.3}}, fail_on="error", baseline="b.json"

@@ -24,7 +24,7 @@ may be ranked and masked, and is a warning where no score function is declared. 
 bounded by what the weights can reach, else by what the probe showed. From the probe: the share of tokens whose
 experts are the top-k of the bias alone, and the imbalance with the bias against that without it; and the
 correlation of the bias with minus the quantile of each expert's own score at 1 - k/E, where balancing by the
-sign rule ends. The load must agree with a certificate, otherwise the check has failed.
+sign rule ends, judged over all layers. The load must agree with a certificate, otherwise the check has failed.
 
 ## Limits
 
@@ -35,8 +35,13 @@ sign rule ends. The load must agree with a certificate, otherwise the check has 
 - `offset_ratio` (3): common offset over interquartile range from which the offset is mentioned (info; a
   warning where the bias is held or used in 16 bits).
 - `spread_error` (10000): difference between biases that no update rule (steps of 0.001) reaches.
-- `law_sigmas` (2.576): standard errors of that correlation (Fisher's z over the experts, 99 %). Wholly below zero it
-  is a warning, as after a flip of sign; with zero inside, as after a permutation, only an info.
+- `law_sigmas` (2.576): standard errors of that correlation (Fisher's z over the experts, 99 %). Wholly below zero, as
+  after a flip of sign, it is a warning. With zero inside, as after a permutation, it is one where all such layers
+  together can hardly be healthy, else only an info; and an error where the bias follows the law of another layer.
+- `law_healthy` (0.6): least correlation of a healthy bias: those of the trained checkpoints have 0.76 to 0.98, permuted
+  ones up to 0.52. How far a healthy layer may fall below it follows from the number of experts and layers.
+- `law_freedom` (24): experts, less three in each layer, before low correlations are more than an info: two layers of
+  16 experts, or five of 8. With fewer, Fisher's z is too rough.
 - `min_tokens` (1000): tokens before activations are judged.
 - `min_sources` (5): sources of text before the imbalance is judged, since one domain is uneven by nature.
 
@@ -44,7 +49,9 @@ sign rule ends. The load must agree with a certificate, otherwise the check has 
 
 A model that never trained its bias (a fresh initialisation, or a family where the bias is optional) has a
 constant one. Text that is foreign to the model can make the trained bias look harmful, which is why the
-imbalance is never an error. Zero and skip experts are biased by design and are exempt.
+imbalance is never an error, and unrelated: with every letter a capital the correlations of the trained checkpoints
+fell to between -0.17 and 0.43 (a warning for one of two), with the texts reversed or their letters shuffled not
+below 0.49. Zero and skip experts are biased by design and are exempt.
 
 ## What to do
 
@@ -60,36 +67,49 @@ Loss-free balancing (arXiv 2408.15664); DeepSeek-V3 (arXiv 2412.19437); transfor
 
 import math
 
-import numpy as np
 from pydantic import Field
 
-from moeprobe.detectors.bias_balance import judge_imbalance, judge_law
+from moeprobe.detectors.bias_balance import judge_imbalance
 from moeprobe.detectors.bias_certificates import Settled, contradicted, left_out_groups_win, settle
+from moeprobe.detectors.bias_law import judge_laws
 from moeprobe.detectors.bias_reach import find_beyond
+from moeprobe.detectors.bias_rounding import (
+    LOADED_ROUNDED,
+    OFFSET,
+    OFFSET_16BIT,
+    RESTORE,
+    ROUNDED_ON_LOAD,
+    STORED_ROUNDED,
+    judge_rounding,
+)
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
-from moeprobe.detectors.precision import is_16bit, step
 from moeprobe.detectors.wording import listed, number, percent
 from moeprobe.findings.evidence import Activations, Evidence, RouterEvidence
 from moeprobe.findings.finding import Severity
 from moeprobe.findings.router import Bias
 
+__all__ = [
+    "LOADED_ROUNDED",
+    "OFFSET",
+    "OFFSET_16BIT",
+    "ROUNDED_ON_LOAD",
+    "STORED_ROUNDED",
+    "BiasRunaway",
+    "BiasRunawayLimits",
+]
+
 NONFINITE = "the selection bias is not finite"
-STORED_ROUNDED = "the selection bias was rounded to 16 bits in the file"
-LOADED_ROUNDED = "the selection bias was rounded to 16 bits when it was loaded"
-ROUNDED_ON_LOAD = "loading rounded the selection bias, harmlessly"
 CONSTANT = "the selection bias was lost"
 CONSTANT_HERE = "the selection bias was lost in this layer"
 SETTLED = "the selection bias outweighs any score"
 SETTLED_ON_PROBE = "the selection bias outweighs every score seen"
 DECIDES = "the selection bias decides instead of the token"
-OFFSET = "the selection bias has a common offset"
-OFFSET_16BIT = "the selection bias has a common offset in 16 bits"
 LEFT_OUT_WIN = "groups that were left out outscore the kept ones"
 CERTAIN = (SETTLED, SETTLED_ON_PROBE)
 NEVER, ALWAYS = "(never chosen)", "(always chosen)"
-_RESTORE = "Restore the bias from the base checkpoint, in float32"
-_CLAMP = f"{_RESTORE}; if training lost it, clamp these biases to the range of the others and recalibrate"
+
+_CLAMP = f"{RESTORE}; if training lost it, clamp these biases to the range of the others and recalibrate"
 
 
 class BiasRunawayLimits(Limits):
@@ -102,6 +122,8 @@ class BiasRunawayLimits(Limits):
     offset_ratio: float = Field(3, gt=0, description="Offset over interquartile range from which it is mentioned")
     spread_error: float = Field(1e4, gt=0, description="Spread of the bias; steps of 0.001 would take 10 million")
     law_sigmas: float = Field(2.576, gt=0, description="Standard errors of the correlation with the balance law")
+    law_healthy: float = Field(0.6, gt=0, lt=1, description="Least correlation of a healthy bias; trained have 0.76 up")
+    law_freedom: int = Field(24, ge=1, description="Experts, less three a layer, that correlations are judged low by")
     min_tokens: int = Field(1000, ge=1, description="Tokens before activations are judged")
     min_sources: int = Field(5, ge=1, description="Sources of text before the imbalance is judged")
 
@@ -118,6 +140,7 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
         cases = self.open(evidence, limits)
         biases = [_routed_bias(router) for router in evidence.routers]
         lost_everywhere = all(len(set(bias.values)) == 1 for bias in biases if bias and bias.values[1:])
+        balancing: list[tuple[Case[BiasRunawayLimits], Activations]] = []
         for case, bias in zip(cases, biases, strict=True):
             if case.evidence.router.kind == "hash":
                 case.skip("a hash table chooses here, without a bias")
@@ -129,13 +152,14 @@ class BiasRunaway(Detector[BiasRunawayLimits]):
                 _find_lost(case, bias, lost_everywhere)
             elif case.chooses() and not find_beyond(case, bias):
                 case.weigh()
-                _judge_rounding(case, bias)
+                judge_rounding(case, bias)
                 _judge_groups(case, bias)
                 settled = _judge_certificates(case)
                 if shown := case.activations():
                     _judge_share(case, shown, settled)
                     judge_imbalance(case, shown)
-                    judge_law(case, shown)
+                    balancing.append((case, shown))
+        judge_laws(balancing)
         return Judgement.of(cases)
 
 
@@ -157,7 +181,7 @@ def _find_nonfinite(case: Case[BiasRunawayLimits], bad: list[int]) -> None:
         quantity="non-finite biases",
         measured=len(bad),
         cause=NONFINITE,
-        remedy=_RESTORE,
+        remedy=RESTORE,
         experts=bad,
     )
 
@@ -171,60 +195,8 @@ def _find_lost(case: Case[BiasRunawayLimits], bias: Bias, everywhere: bool) -> N
         quantity="spread of the bias",
         measured=0.0,
         cause=CONSTANT if everywhere else CONSTANT_HERE,
-        remedy=f"{_RESTORE}; if the model never trained one, ignore this detector",
+        remedy=f"{RESTORE}; if the model never trained one, ignore this detector",
     )
-
-
-def _judge_rounding(case: Case[BiasRunawayLimits], bias: Bias) -> None:
-    low, middle, high = (float(q) for q in np.quantile(bias.values, [0.25, 0.5, 0.75]))
-    held = [dtype for dtype in (bias.stored_dtype, bias.dtype) if dtype and is_16bit(dtype)]
-    # The quartiles and not the largest value: one runaway expert does not coarsen the others' biases.
-    size = max(abs(low), abs(high))
-    coarsest = max((step(dtype, size) for dtype in held), default=0.0)
-    if size > 0 and coarsest > case.limits.rounding_share * (high - low):
-        in_file = is_16bit(bias.stored_dtype)
-        case.find(
-            "error",
-            f"the selection bias is held in {held[0]} with a step of {number(coarsest)} at its size, more than "
-            f"{number(case.limits.rounding_share)} of the interquartile range {number(high - low)}",
-            quantity="rounding step over interquartile range",
-            measured=coarsest / (high - low) if high > low else math.inf,
-            limit="rounding_share",
-            cause=STORED_ROUNDED if in_file else LOADED_ROUNDED,
-            remedy=f"{_RESTORE}; upcasting the rounded values restores nothing"
-            if in_file
-            else "Keep the bias in float32 when the model is loaded in 16 bits",
-        )
-        return
-    offset = abs(middle) / (high - low) if high > low else 0.0
-    if offset > case.limits.offset_ratio and not left_out_groups_win(case.evidence):
-        arithmetic = case.evidence.router.arithmetic
-        risky = bool(held) or is_16bit(arithmetic.selection if arithmetic else None)
-        case.find(
-            "warning" if risky else "info",
-            f"the selection bias has a common offset of {number(middle)} with an interquartile range of "
-            f"{number(high - low)}; "
-            + (
-                "held or added in 16 bits this loses differences" if risky else "harmless, since only differences count"
-            ),
-            quantity="offset over interquartile range",
-            measured=offset,
-            limit="offset_ratio",
-            cause=OFFSET_16BIT if risky else OFFSET,
-            remedy="Keep the bias and the sum with the scores in float32, or subtract its mean"
-            if risky
-            else "Nothing; keep it in float32",
-        )
-    elif is_16bit(bias.dtype) and bias.stored_dtype and not is_16bit(bias.stored_dtype):
-        case.find(
-            "info",
-            f"the checkpoint holds the selection bias in {bias.stored_dtype}, and loading rounded it to {bias.dtype}, "
-            f"in steps of {number(coarsest)} at an interquartile range of {number(high - low)}",
-            quantity="rounding step over interquartile range",
-            measured=coarsest / (high - low) if high > low else math.inf,
-            cause=ROUNDED_ON_LOAD,
-            remedy="Nothing while the steps are this small; keep the bias in float32 where the family allows it",
-        )
 
 
 def _judge_groups(case: Case[BiasRunawayLimits], bias: Bias) -> None:
@@ -296,5 +268,5 @@ def _judge_share(case: Case[BiasRunawayLimits], shown: Activations, settled: Set
         measured=share,
         limit=bar,
         cause=DECIDES,
-        remedy=f"{_RESTORE}; if the scores are flat, mend the gate first",
+        remedy=f"{RESTORE}; if the scores are flat, mend the gate first",
     )

@@ -4,7 +4,8 @@
 
 Experts that run although the router did not choose them; a router that a fused kernel goes around; a choice, or
 weights, that the logits do not give under the rule of the family; weights made of the biased score; an expert
-outside the best groups; a score function other than the one that the config names; and top-1 routing with weights
+outside the best groups; a score function other than the one that the config names or that transformers' own class
+follows; experts chosen by one score and weighted by another; and top-1 routing with weights
 that are always the same.
 
 ## Why it matters
@@ -23,8 +24,9 @@ of scale-mismatch. What the weights give without the bias, or with the bias in t
 
 Where nothing ran, a top-1 router with normalised weights is told from the config.
 
-A rule counts as known where the config names its score function, or where other routers of the same class
-follow it. Hash layers choose by their table, so only their weights are compared.
+A rule counts as known where the config names its score function, where transformers has a class for this router
+(its code, as the installed file holds it, is run on random numbers, and its rule fitted in the same way), or where
+other routers of the same class follow it. Hash layers choose by their table, so only their weights are compared.
 
 ## Limits
 
@@ -53,7 +55,8 @@ from pydantic import Field
 
 from moeprobe.detectors.case import Case, Limits
 from moeprobe.detectors.detector import Detector, Judgement
-from moeprobe.detectors.kin import declared_function, kin_of, usual_functions, usual_groups
+from moeprobe.detectors.expected import Expected, expected, knows_choice
+from moeprobe.detectors.kin import kin_of, usual_groups
 from moeprobe.detectors.top_one import CONSTANT, judge_top_one
 from moeprobe.detectors.wording import percent
 from moeprobe.findings.contract import Contract
@@ -66,6 +69,7 @@ FOREIGN_WEIGHTS = "the experts receive other weights than the router's"
 OUTSIDE_GROUPS = "an expert outside the best groups is chosen"
 ZERO_MASK = "left-out groups win because their scores are set to zero"
 BIAS_UNUSED = "the selection ignores its bias"
+MIXED_SCORES = "the experts are chosen by one score and weighted by another"
 OTHER_CHOICE = "the chosen experts are not those of the rule"
 BIASED_WEIGHTS = "the weights use the biased score"
 OTHER_FUNCTION = "the weights follow another score function"
@@ -76,6 +80,7 @@ IN_CODE = (
     FOREIGN_WEIGHTS,
     ZERO_MASK,
     BIAS_UNUSED,
+    MIXED_SCORES,
     OTHER_CHOICE,
     BIASED_WEIGHTS,
     OTHER_FUNCTION,
@@ -90,6 +95,7 @@ _REMEDIES = {
     OUTSIDE_GROUPS: "Check the group mask: groups that are left out must get minus infinity before top-k",
     ZERO_MASK: "Fill the scores of left-out groups with minus infinity instead of zero",
     BIAS_UNUSED: "Add the selection bias to the scores before top-k",
+    MIXED_SCORES: "Choose and weight the experts by the scores of one function, the one of the family's reference code",
     OTHER_CHOICE: "Check the steps from scores to top-k against the family's reference code",
     BIASED_WEIGHTS: "Gather the weights from the scores without the bias; the bias is for the selection alone",
     OTHER_FUNCTION: "Set the score function that the checkpoint was trained with",
@@ -143,9 +149,10 @@ def _judge(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> None:
         return
     if case.evidence.weights is None:
         case.note("the recorded logits are not the product of the gate and its input")
-    if _enough(case, contract.executed) and not _judge_function(case, kin):
+    known = expected(case.evidence, kin)
+    if _enough(case, contract.executed) and not _judge_function(case, known, kin):
         _judge_choice(case, contract, kin)
-        _judge_weights(case, shown, contract, kin)
+        _judge_weights(case, shown, contract, known)
 
 
 def _enough(case: Case[BrokenContractLimits], tokens: int) -> bool:
@@ -173,21 +180,17 @@ def _judge_execution(case: Case[BrokenContractLimits], contract: Contract) -> bo
     return bool(case.findings)
 
 
-def _judge_function(case: Case[BrokenContractLimits], kin: list[RouterEvidence]) -> bool:
+def _judge_function(case: Case[BrokenContractLimits], known: Expected, kin: list[RouterEvidence]) -> bool:
     """Whether the weights follow a score function other than the expected one; the choice then says nothing."""
     router = case.evidence.router
-    declared, usual = declared_function(case.evidence), usual_functions(kin)
     # Of two routers that differ nobody knows which one is right.
-    expected = {declared} if declared else usual if len(kin) > 1 else set()
-    if router.biased_weights or not router.explaining or not expected or expected & set(router.explaining):
+    functions = known.functions if not known.voted or len(kin) > 1 else frozenset()
+    if router.biased_weights or not router.explaining or not functions or functions & set(router.explaining):
         return False
-    what = f"the weights follow {router.score_function}, although {_who(declared, usual)}"
+    chosen = f" and the experts are chosen by {' or '.join(router.choosing)}" if router.choosing else ""
+    what = f"the weights follow {router.score_function}{chosen}, although {known.who}"
     _find(case, "error", what, None, OTHER_FUNCTION)
     return True
-
-
-def _who(declared: str | None, usual: set[str]) -> str:
-    return f"the config names {declared}" if declared else f"the other layers follow {' or '.join(sorted(usual))}"
 
 
 def _judge_choice(case: Case[BrokenContractLimits], contract: Contract, kin: list[RouterEvidence]) -> None:
@@ -208,27 +211,28 @@ def _judge_choice(case: Case[BrokenContractLimits], contract: Contract, kin: lis
         case, _share(contract.other_choice_unbiased, contract.chosen)
     ):
         what = f"{percent(other)} of the tokens have the experts that the scores give without the selection bias"
-        _find(case, "error" if any(map(_uses_bias, kin)) else "warning", what, other, BIAS_UNUSED)
+        meant = any(map(_uses_bias, kin)) or (router.reference is not None and router.reference.biased_choice)
+        _find(case, "error" if meant else "warning", what, other, BIAS_UNUSED)
+    elif router.choosing:
+        scores = f"{' or '.join(router.choosing)} scores and weighted by {router.score_function} scores"
+        what = f"{percent(other)} of the tokens have other experts than their weights' scores give: they are chosen by "
+        _find(case, "error" if knows_choice(case.evidence) else "warning", what + scores, other, MIXED_SCORES)
     elif router.groups and _over(case, outside):
         what = f"in {percent(outside)} of the tokens an expert outside the best groups is chosen"
         _find(case, "error", what, outside, OUTSIDE_GROUPS)
-    elif declared_function(case.evidence) or any(map(_follows, kin)):
+    elif knows_choice(case.evidence) or any(map(_follows, kin)):
         what = f"in {percent(other)} of the tokens the chosen experts are not those that the rule gives"
         _find(case, "error", what, other, OTHER_CHOICE)
     else:
         case.skip("the selection rule of this family is not known")
 
 
-def _judge_weights(
-    case: Case[BrokenContractLimits], shown: Activations, contract: Contract, kin: list[RouterEvidence]
-) -> None:
-    router = case.evidence.router
-    declared, usual = declared_function(case.evidence), usual_functions(kin)
-    who = _who(declared, usual)
+def _judge_weights(case: Case[BrokenContractLimits], shown: Activations, contract: Contract, known: Expected) -> None:
+    router, who = case.evidence.router, known.who
     if router.score_function is None:
         if shown.logits and shown.logits.nonfinite:
             case.skip("logits are not finite (see sqrt-nan)")
-        elif declared or usual:
+        elif known.functions:
             what = f"no score function, norm flag and factor explains the weights, although {who}"
             _find(case, "error", what, None, UNKNOWN_WEIGHTS)
         else:
@@ -240,7 +244,7 @@ def _judge_weights(
         if contract.other_weighting_biased is not None and not _over(case, biased):
             what = f"in {percent(other)} of the tokens the weights are made of the scores with the selection bias"
             _find(case, "error", what, other, BIASED_WEIGHTS)
-        elif declared or usual:
+        elif known.functions:
             what = f"in {percent(other)} of the tokens the weights are not those of the scores, although {who}"
             _find(case, "error", what, other, UNKNOWN_WEIGHTS)
         else:

@@ -2,8 +2,8 @@
 
 ## What it finds
 
-Experts of which it is proved, at the number of tokens that were read, that they get more than five times their
-fair share on a mixture of several kinds of text, or that nearly every token uses them.
+Experts of which it is proved, at the number of tokens that were read, that their odds of being used by a token of a
+mixture of several kinds of text are more than twelve times the fair ones, or that nearly every token uses them.
 
 ## Why it matters
 
@@ -14,15 +14,20 @@ apart. When experts are spread over devices, the one that holds it sets the pace
 
 As in dead-experts, for every pair of expert and layer: an exact (Clopper-Pearson) lower bound on the chance that a
 token uses the expert, with the tokens of a document counted as fewer by the measured design effect, and Holm's
-procedure over all pairs of the model. It is compared with a multiple of the fair share k/E, or with nearly all of
-the tokens where that multiple is more than can be had. It is an error only if nearly all of the tokens of every
-single source use the expert: on any reading, such an expert is not chosen but given.
+procedure over all pairs of the model. The unit are odds, p / (1 - p), over those of the fair share k/E: a multiple
+of the share itself is out of reach where k/E is large (five fair shares at 2 of 8) and little where it is small. Twelve
+times the fair odds are 80 % of the tokens at 2 of 8 and at 4 of 16, 63 % at 8 of 64 (five fair shares), and 20 % at 8
+of 384. It is an error only if nearly all of the tokens of every single source use the expert: on any reading, such an
+expert is not chosen but given.
 
 ## Limits
 
-- `overload_share` (5): lower bound in fair shares above which an expert is named. Published models reach 2.8 on a
-  mixture, 4.0 after fine-tuning, and 7.8 on a single domain.
-- `always_share` (0.9): share of the tokens, in every source, above which it is an error.
+- `overload_odds` (12): lower bound of the odds, over the fair ones, above which an expert is named. The fullest expert
+  of OLMoE (8 of 64) has 3.8 on a mixture (2.8 fair shares) and 7.0 after fine-tuning (4.0), that of Mixtral (2 of 8)
+  at most 1.5 on any single domain.
+- `overload_share` (0): the limit in fair shares that this detector had before; where it is set, it counts instead, up
+  to `always_share` of the tokens.
+- `always_share` (0.9): share of the tokens, in every source, above which it is an error, if it is overloaded as well.
 - `family_error` (0.01): chance of one wrong expert or more among all experts of all layers.
 - `min_sources` (5): sources of text; on a single domain healthy experts look overloaded.
 - `min_documents` (30): documents, the clusters within which tokens are alike.
@@ -45,7 +50,7 @@ Clopper and Pearson, Biometrika 26 (1934); Holm, Scandinavian Journal of Statist
 
 import math
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.detector import Detector, Judgement
@@ -61,8 +66,16 @@ OVERLOADED = "experts get far more than their share"
 class OverloadedExpertsLimits(LoadLimits):
     """Bars of overloaded-experts."""
 
-    overload_share: float = Field(5, gt=1, description="Lower bound in fair shares; published models reach 4.0")
+    overload_odds: float = Field(12, gt=1, description="Lower bound of odds over the fair odds; published reach 7.0")
+    overload_share: float = Field(0, ge=0, description="Former limit, in fair shares; counts instead where it is set")
     always_share: float = Field(0.9, gt=0, lt=1, description="Lower bound of the tokens of every source: an error")
+
+    @field_validator("overload_share")
+    @classmethod
+    def _more_than_fair(cls, share: float) -> float:
+        if 0 < share <= 1:
+            raise ValueError("it must be more than one fair share, or 0 to leave the limit to overload_odds")
+        return share
 
 
 class OverloadedExperts(Detector[OverloadedExpertsLimits]):
@@ -83,8 +96,8 @@ class OverloadedExperts(Detector[OverloadedExpertsLimits]):
             assert seen
             bar, hits = _bar(seen, limits), seen.hits[expert]
             over[place, expert] = 1.0 if hits <= bar * seen.tokens else seen.so_many(expert, bar)
-            nearly_all = hits > limits.always_share * seen.tokens
-            always[place, expert] = seen.so_many_everywhere(expert, limits.always_share) if nearly_all else 1.0
+            most = max(limits.always_share, bar)
+            always[place, expert] = seen.so_many_everywhere(expert, most) if hits > most * seen.tokens else 1.0
         over_fallen, always_fallen = holm(over, limits.family_error), holm(always, limits.family_error)
         for place, (case, seen) in enumerate(zip(cases, samples, strict=True)):
             if seen:
@@ -98,8 +111,15 @@ def _here(fallen: dict[tuple[int, int], float], place: int) -> dict[int, float]:
 
 
 def _bar(seen: Sample, limits: OverloadedExpertsLimits) -> float:
-    """Share of the tokens above which an expert is overloaded; with few experts the multiple is out of reach."""
-    return max(seen.fair, min(seen.fair * limits.overload_share, limits.always_share))
+    """Share of the tokens above which an expert is overloaded."""
+    if limits.overload_share:
+        return max(seen.fair, min(seen.fair * limits.overload_share, limits.always_share))
+    odds = limits.overload_odds * _odds(seen.fair)
+    return odds / (1 + odds)
+
+
+def _odds(share: float) -> float:
+    return share / (1 - share) if share < 1 else math.inf
 
 
 def _judge(
@@ -112,16 +132,18 @@ def _judge(
     elif over:
         who = list(over)
         least = min(seen.lowest(expert, level, bar) for expert, level in over.items())
-        few = bar < seen.fair * limits.overload_share
-        most_of = f"{percent(least * seen.fair)} of the tokens" if few else f"{number(least)} fair shares"
-        limit = percent(limits.always_share) if few else number(limits.overload_share)
+        odds = _odds(least * seen.fair) / _odds(seen.fair)
+        by_share = bool(limits.overload_share)
+        most_of = f"{percent(least * seen.fair)} of the tokens ({number(least)} fair shares"
+        limit = f"{number(limits.overload_share)} fair shares" if by_share else f"{number(limits.overload_odds)} times"
         case.find(
             "warning",
-            f"{listed(who, 'expert')} {'gets' if len(who) == 1 else 'get'} at least {most_of} ({sure}; the limit is "
-            f"{limit}) in {number(seen.tokens)} tokens of {len(seen.by_source)} sources",
-            quantity="lower bound of the share of tokens" if few else "lower bound in fair shares",
-            measured=least * seen.fair if few else least,
-            limit="always_share" if few else "overload_share",
+            f"{listed(who, 'expert')} {'gets' if len(who) == 1 else 'get'} at least {most_of}, {number(odds)} times "
+            f"the fair odds; {sure}; the limit is {limit}, here {percent(bar)} of the tokens) in {number(seen.tokens)} "
+            f"tokens of {len(seen.by_source)} sources",
+            quantity="lower bound in fair shares" if by_share else "lower bound of the odds over the fair odds",
+            measured=least if by_share else odds,
+            limit="overload_share" if by_share else "overload_odds",
             cause=OVERLOADED,
             remedy="Compare the gate rows and biases of these experts with the base checkpoint, and look at the load "
             "by source: text of one kind overloads its experts",
@@ -143,7 +165,7 @@ def _judge(
 def _find_always(
     case: Case[OverloadedExpertsLimits], seen: Sample, always: dict[int, float], who: list[int], sure: str
 ) -> None:
-    limit = case.limits.always_share
+    limit = max(case.limits.always_share, _bar(seen, case.limits))
     given = list(always)
     least = min(seen.lowest_anywhere(expert, level, limit) for expert, level in always.items())
     others = [expert for expert in who if expert not in always]

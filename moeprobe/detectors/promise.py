@@ -8,6 +8,7 @@ from typing import Literal
 
 from moeprobe.detectors.precision import is_16bit, plain_name
 from moeprobe.findings.evidence import RouterEvidence, Weights
+from moeprobe.findings.router import Router
 
 Breach = Literal["faded", "factor", "unnormalised", "normalised", "unexplained"]
 
@@ -25,17 +26,24 @@ def weight_tolerance(evidence: RouterEvidence, float32: float, sixteen_bit: floa
 def breach(evidence: RouterEvidence, weights: Weights, tolerance: float) -> Breach | None:
     """Return how the weights break the promise, None where they keep it or nothing is promised."""
     router = evidence.router
-    declared = router.declared
     normalised = False
     # With one expert, or all of them, a norm over the chosen ones cannot be told from none.
     chooses = 1 < router.top_k < router.score_columns
-    if chooses and declared.renormalised is not None and router.renormalised is not None:
-        if declared.renormalised and not router.renormalised:
+    promised = promises_norm(router)
+    if chooses and promised is not None and router.renormalised is not None:
+        if promised and not router.renormalised:
             return "unnormalised"
-        normalised = router.renormalised and not declared.renormalised
+        normalised = router.renormalised and not promised
     if _factor_differs(evidence, tolerance):
         return "factor"
     return _sum_breach(evidence, weights, tolerance) or ("normalised" if normalised else None)
+
+
+def promises_norm(router: Router) -> bool | None:
+    """Return whether the weights are to be divided by their sum: the config's word, else what the class does."""
+    if router.declared.renormalised is not None or router.reference is None:
+        return router.declared.renormalised
+    return router.reference.renormalised
 
 
 def _sum_breach(evidence: RouterEvidence, weights: Weights, tolerance: float) -> Breach | None:
@@ -63,7 +71,11 @@ def measured_factor(evidence: RouterEvidence) -> float | None:
 
 
 def _factor_differs(evidence: RouterEvidence, tolerance: float) -> bool:
-    measured, promised = measured_factor(evidence), evidence.router.declared.scaling_factor
+    router = evidence.router
+    measured, promised = measured_factor(evidence), router.declared.scaling_factor
+    if promised is None and router.reference is not None:
+        # What the block does to the experts' output stands in no router class.
+        measured, promised = router.scaling_factor, router.reference.scaling_factor
     if measured is None or promised is None or promised == 0:
         return False
     # The fit itself is only as good as its error.

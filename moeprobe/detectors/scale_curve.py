@@ -19,6 +19,9 @@ class CurveLimits(Limits):
 
     multiplier_low: float = Field(0.63, gt=0, le=1, description="Least healthy best multiplier; healthy is 1")
     multiplier_high: float = Field(1.6, ge=1, description="Largest healthy best multiplier; healthy is 1")
+    norm_multiplier: float = Field(
+        1.19, gt=1, description="Best multiplier that clears a norm lost from the config: sound 1.13, lost 1.26 to 1.6"
+    )
     gain_errors: float = Field(3, gt=0, description="Paired gain of the best multiplier in standard errors")
     gain_share: float = Field(0.01, gt=0, description="Gain of the best multiplier as a share of the loss")
     layer_gain_share: float = Field(0.002, gt=0, description="The same for one layer; sound ones gain up to 0.0007")

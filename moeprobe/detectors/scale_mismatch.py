@@ -4,8 +4,8 @@
 
 Gate rows, experts, shared experts and norm gains that are zero or of a scale far off their siblings', by name; and
 a routed branch that was scaled wrongly: a `routed_scaling_factor` that was lost or applied twice, a norm
-over the chosen experts that was dropped, one layer of a size unlike the others, or a branch that is all
-but absent.
+over the chosen experts that was dropped from code or config, one layer of a size unlike the others, or a
+branch that is all but absent.
 
 ## Why it matters
 
@@ -19,7 +19,12 @@ expert (a sample of 262,144 entries an expert) against the median expert of its 
 expert, of the shared expert and of the gain of the norm before the router against their trends over depth. The
 experts and shared experts are not read with `--weights-only`.
 
-The rule fitted to logits and weights is compared with the config. The median over tokens of r =
+The rule fitted to logits and weights is compared with the config and, where that names no norm or factor, with
+transformers' own class. Weights that are renormalised although the config forbids it are an error, unless that
+class always does so. A config that forbids it although the released configs of its family ask for it is a warning:
+code and config agree then, and the size that the loss wants is often within the healthy limits. What the released
+configs say is asked of transformers (the default of the config class, or what its loader of GGUF files fills in).
+The median over tokens of r =
 ||routed|| / ||shared|| (the shared output behind its gate), without a shared expert ||routed|| /
 ||residual stream||, is compared with very wide bars and, as log r, with a robust line through the other
 layers. The test that needs no reference is the loss: a trained model is near a stationary point of its
@@ -49,6 +54,9 @@ neighbours.
 - `size_sigmas` (6), `size_floor` (0.1): robust sigmas of the log size, needed as well, and the least that one is.
 - `size_error` (20): factor from which a tensor off its siblings is an error.
 - `multiplier_low` (0.63), `multiplier_high` (1.6): best multipliers that count as healthy.
+- `norm_multiplier` (1.19): where the family's released configs renormalise and this one does not, the best
+  multipliers (up to this factor off 1) that clear it. Sound models had theirs up to 1.13, the same without their norm
+  at 1.26 to 1.6.
 - `gain_errors` (3), `gain_share` (0.01), `layer_gain_share` (0.002): the gain in standard errors, and as a
   share of the loss for the whole model and for one layer.
 - `min_sources` (3), `min_documents` (8): what must agree, and be read, before a curve is believed.
@@ -57,8 +65,8 @@ neighbours.
 
 Text foreign to the model drives the best multiplier of a healthy model away from 1, mostly to the edge.
 The first and last layer differ from the others in ||routed|| / ||residual|| by nature and are not
-compared by it. Some implementations always normalise sqrt(softplus) scores whatever the flag says; that
-is only mentioned.
+compared by it. Some classes always normalise (DeepSeek-V4's, in transformers), whatever the flag says; that is
+only mentioned.
 
 ## What to do
 
@@ -78,22 +86,21 @@ from pydantic import Field
 from moeprobe.detectors.branch_size import branch_ratio, trend_offsets
 from moeprobe.detectors.case import Case
 from moeprobe.detectors.detector import Detector, Judgement
-from moeprobe.detectors.promise import breach, measured_factor, weight_tolerance
+from moeprobe.detectors.lost_norm import judge_lost_norm, lost_norm
 from moeprobe.detectors.scale_curve import CurveLimits, correction, culprit, points_to, read_curve
 from moeprobe.detectors.siblings import SizeLimits
 from moeprobe.detectors.tensor_sizes import judge_tensors
+from moeprobe.detectors.weight_rule import CONFIG, FACTOR, NORMALISED, UNEXPLAINED, UNNORMALISED, judge_rule
 from moeprobe.detectors.wording import number, percent
-from moeprobe.findings.evidence import Evidence, ScaleCurve, Weights
+from moeprobe.findings.evidence import Evidence, ScaleCurve
+from moeprobe.findings.finding import Finding
 
-FACTOR = "the scaling factor is not what the config promises"
-UNNORMALISED = "the weights are not normalised as the config promises"
-NORMALISED = "the weights are normalised although the config says otherwise"
-UNEXPLAINED = "the weights do not sum to what the config promises"
+__all__ = ["FACTOR", "NORMALISED", "UNEXPLAINED", "UNNORMALISED", "ScaleMismatch", "ScaleMismatchLimits"]
+
 TOO_LARGE = "the routed branch is too large"
 TOO_SMALL = "the routed branch is too small"
 OUTLIER = "the routed branch is of another size than in the other layers"
 
-_CONFIG = "Set norm_topk_prob and routed_scaling_factor to the family's values and check that they are applied once"
 _LAYER = "Compare this layer's experts and scales with the base checkpoint"
 
 
@@ -129,7 +136,7 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
             if shown is None:
                 continue
             if shown.weights:
-                _judge_rule(case, shown.weights)
+                judge_rule(case, shown.weights)
             curve = curves.get(case.evidence.router.path)
             if not (curve and _judge_curve(case, curve, curve is wrong)):
                 cleared = curve is not None and read_curve(curve, limits).fine
@@ -143,50 +150,16 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
             model.skip("needs the loss test" if loss is None or math.isfinite(loss) else "the loss is not finite")
         elif not _judge_curve(model, curves[None], True) and (undecided := read_curve(curves[None], limits).undecided):
             model.skip(undecided)
+        # A size that the loss shows to be wrong is one finding, with its likely reason.
+        if model.findings:
+            model.findings = [_with_reason(found, lost_norm(evidence.routers)) for found in model.findings]
+        else:
+            judge_lost_norm(model, evidence.routers, curves.get(None))
         return Judgement.of([*cases, model])
 
 
-def _judge_rule(case: Case[ScaleMismatchLimits], weights: Weights) -> None:
-    limits, router = case.limits, case.evidence.router
-    tolerance = weight_tolerance(case.evidence, limits.weight_sum_float32, limits.weight_sum_16bit)
-    bar = "weight_sum_float32" if tolerance == limits.weight_sum_float32 else "weight_sum_16bit"
-    low, high = weights.promise_smallest or 0.0, weights.promise_largest or 0.0
-    kind = breach(case.evidence, weights, tolerance)
-    if kind == "factor":
-        factor, promised = measured_factor(case.evidence), router.declared.scaling_factor
-        if factor is None or not promised:
-            factor, promised = low, 1.0
-        case.find(
-            "error",
-            f"the routed branch is multiplied by {number(factor)}, the config promises {number(promised)}",
-            quantity="deviation of the factor",
-            measured=abs(factor / promised - 1),
-            limit=bar,
-            cause=FACTOR,
-            remedy=_CONFIG,
-        )
-    elif kind == "unexplained":
-        case.find(
-            "error",
-            f"the routing weights sum to {number(low)} to {number(high)} times what the config promises",
-            quantity="deviation of the weight sum",
-            measured=max(abs(low - 1), abs(high - 1)),
-            limit=bar,
-            cause=UNEXPLAINED,
-            remedy=_CONFIG,
-        )
-    elif kind in ("normalised", "unnormalised"):
-        # The reference code of sqrt(softplus) routers normalises without asking the flag.
-        always = router.score_function == "sqrtsoftplus"
-        are, promise = ("are", "not to be") if kind == "normalised" else ("are not", "to be")
-        case.find(
-            "error" if kind == "unnormalised" else "info" if always else "warning",
-            f"the routing weights {are} divided by their sum, the config promises them {promise}",
-            quantity="median sum of the weights",
-            measured=weights.sum.p50,
-            cause=UNNORMALISED if kind == "unnormalised" else NORMALISED,
-            remedy=_CONFIG,
-        )
+def _with_reason(found: Finding, lacking: str) -> Finding:
+    return found.model_copy(update={"message": f"{found.message} Note that {lacking}."}) if lacking else found
 
 
 def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve, at_fault: bool) -> bool:
@@ -210,7 +183,7 @@ def _judge_curve(case: Case[ScaleMismatchLimits], curve: ScaleCurve, at_fault: b
         measured=curve.best,
         limit="multiplier_low" if too_large else "multiplier_high",
         cause=TOO_LARGE if too_large else TOO_SMALL,
-        remedy=f"{_CONFIG if case.subject is None else _LAYER}; multiply the routed branch by {correction(curve)}",
+        remedy=f"{CONFIG if case.subject is None else _LAYER}; multiply the routed branch by {correction(curve)}",
     )
     return True
 
@@ -242,7 +215,7 @@ def _judge_ratio(case: Case[ScaleMismatchLimits], whole: ScaleCurve | None) -> N
                 measured=ratio,
                 limit=bar,
                 cause=cause,
-                remedy=_CONFIG,
+                remedy=CONFIG,
             )
 
 

@@ -1,8 +1,10 @@
 """A baseline: an earlier result, normally of the base model, that the findings of this one are held against.
 
-Findings are told apart by detector, router, cause and experts, never by numbers. One is *known* if the baseline
-has it at the same router, for the same cause, at least as severe, and for at least the same experts; else it is
-*new*. A finding of the baseline is *fixed* only if its detector really judged its router now.
+Findings are told apart by detector, router, cause and experts. One is *known* if the baseline has it at the same
+router, for the same cause, at least as severe, and for at least the same experts; else it is *new*. At a limit, growth
+counts and not the crossing: one that the baseline nearly had, and that hardly grew, is known; a load that the
+baseline had, and whose number doubled, is new. A finding of the baseline is *fixed* only if its detector really judged
+its router now.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,14 @@ _FREE_PROBE = {"texts", "batch_tokens"}
 """The texts are compared by their tokens, not by the name of their file; batches change nothing but rounding."""
 
 
+NEARLY = 1.2
+"""What is within this factor of a limit nearly crossed it, and less growth than that is none: between 4.9 and 5.03 fair
+shares of 8 among 64 experts the odds grow by 1.07. No published pair of models was measured on one text."""
+DOUBLED = 2.0
+"""Growth from which a load that the baseline had already is new."""
+GROWING = ("overloaded-experts", "dead-experts")
+"""Detectors whose number is the size of the fault; elsewhere a larger number is the same fault."""
+
 Limits = Mapping[str, Mapping[str, float]]
 """By detector and name."""
 
@@ -31,9 +41,11 @@ class Comparison(Plain):
     """How the findings stand to a baseline.
 
     ``new`` and ``known`` hold fingerprints of this result's findings, ``risen`` the severity in the baseline of
-    new ones that were milder there. ``fixed`` are findings of the baseline that are gone, ``unjudged`` those whose
-    detector did not judge their router now. ``lost`` are the checks (detector, router) that gave an answer in the
-    baseline and failed to run now. ``remarks`` say what makes the comparison less than it seems.
+    new ones that were milder there. ``nearly`` holds what the baseline measured for findings that it nearly had,
+    ``grown`` what it measured for those that it had and that doubled. ``fixed`` are findings of the baseline that are
+    gone, ``unjudged`` those whose detector did not judge their router now. ``lost`` are the checks (detector, router)
+    that gave an answer in the baseline and failed to run now. ``remarks`` say what makes the comparison less than it
+    seems.
     """
 
     model: str
@@ -42,6 +54,8 @@ class Comparison(Plain):
     new: list[str]
     known: list[str]
     risen: dict[str, Severity]
+    nearly: dict[str, float] = {}
+    grown: dict[str, float] = {}
     fixed: list[Finding]
     unjudged: list[Finding]
     lost: list[tuple[str, str | None]]
@@ -96,21 +110,45 @@ def refuse_other_probe(baseline: "Result", probe: Probe) -> None:
         )
 
 
-def compare(baseline: "Result", checks: Sequence[Check], findings: Sequence[Finding], limits: Limits) -> Comparison:
-    """Split findings into new, known and fixed; ``limits`` are those that they were judged by."""
+def compare(
+    baseline: "Result",
+    checks: Sequence[Check],
+    findings: Sequence[Finding],
+    limits: Limits,
+    nearly: Mapping[str, Finding] | None = None,
+) -> Comparison:
+    """Split findings into new, known and fixed.
+
+    Args:
+        baseline: the earlier result.
+        checks: of this result.
+        findings: of this result.
+        limits: those that they were judged by.
+        nearly: by fingerprint, what the baseline shows by slightly easier limits.
+
+    """
     before: dict[tuple[str, str | None, str], list[Finding]] = {}
     for finding in baseline.findings:
         before.setdefault(_fault(finding), []).append(finding)
-    new, known, risen = [], [], dict[str, Severity]()
+    new, known, risen = list[str](), list[str](), dict[str, Severity]()
+    close, grown = dict[str, float](), dict[str, float]()
     for finding in findings:
-        like = [one for one in before.get(_fault(finding), []) if _covers(one, finding)]
-        worst = min((one.severity for one in like), key=SEVERITIES.index, default=None)
-        if worst is not None and SEVERITIES.index(worst) <= SEVERITIES.index(finding.severity):
+        like = [one for one in before.get(_fault(finding), []) if covers(one, finding)]
+        worst = min(like, key=lambda one: SEVERITIES.index(one.severity), default=None)
+        almost = (nearly or {}).get(finding.fingerprint)
+        if worst is None and almost is not None and almost.measured:
+            close[finding.fingerprint] = float(almost.measured)
+        if worst is not None and SEVERITIES.index(worst.severity) <= SEVERITIES.index(finding.severity):
+            doubled = finding.detector in GROWING and growth(worst, finding) >= DOUBLED
+            (new if doubled else known).append(finding.fingerprint)
+            if doubled and worst.measured:
+                grown[finding.fingerprint] = float(worst.measured)
+        elif almost is not None and growth(almost, finding) < NEARLY:
             known.append(finding.fingerprint)
         else:
             new.append(finding.fingerprint)
             if worst is not None:
-                risen[finding.fingerprint] = worst
+                risen[finding.fingerprint] = worst.severity
     judged = {(check.detector, check.router) for check in checks if check.verdict in ("clean", "finding")}
     gone = [one for one in baseline.findings if not any(_still_there(one, finding) for finding in findings)]
     failed = {(check.detector, check.router) for check in checks if check.verdict == "failed"}
@@ -122,6 +160,8 @@ def compare(baseline: "Result", checks: Sequence[Check], findings: Sequence[Find
         new=new,
         known=known,
         risen=risen,
+        nearly=close,
+        grown=grown,
         fixed=[one for one in gone if (one.detector, one.router) in judged],
         unjudged=[one for one in gone if (one.detector, one.router) not in judged],
         lost=sorted(failed & before_judged, key=str),
@@ -152,7 +192,15 @@ def _fault(finding: Finding) -> tuple[str, str | None, str]:
     return finding.detector, finding.router, finding.cause
 
 
-def _covers(before: Finding, now: Finding) -> bool:
+def growth(before: Finding, now: Finding) -> float:
+    """By which factor the number moved further from the harmless side of its limit; 1 where that is not known."""
+    then, value, limit = before.measured, now.measured, now.limit
+    if not then or not value or limit is None or before.limit_name != now.limit_name or then * value < 0:
+        return 1.0
+    return value / then if value > limit else then / value
+
+
+def covers(before: Finding, now: Finding) -> bool:
     """Whether the experts of ``now`` were all concerned before; none named means the router as a whole."""
     return not before.experts or (bool(now.experts) and set(now.experts) <= set(before.experts))
 

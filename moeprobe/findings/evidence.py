@@ -134,10 +134,11 @@ class Magnitudes(Plain):
 
 
 class BalanceLaw(Plain):
-    """The bias against -Q_e(1 - k/E), the quantile of each expert's own score (docs/science.md B2)."""
+    """The bias against -Q_e(1 - k/E), ``quantiles`` [columns] of each expert's own score (docs/science.md B2)."""
 
     correlation: float | None
     slope: float | None
+    quantiles: list[float] = []
 
 
 class TokenIds(Plain):

@@ -46,6 +46,7 @@ class Declared(Plain):
     """What the checkpoint's config promises; None where it says nothing.
 
     ``groups`` is (number of groups, groups that stay eligible); how groups are ranked and filled no config says.
+    ``released_norm``: who says that the released configs of the family renormalise (None where nobody does).
     """
 
     score_function: str | None = None
@@ -53,6 +54,7 @@ class Declared(Plain):
     scaling_factor: float | None = None
     selection_bias: bool | None = None
     groups: tuple[int, int] | None = None
+    released_norm: str | None = None
 
 
 class Stored(Plain):
@@ -60,6 +62,22 @@ class Stored(Plain):
 
     bits: int
     format: str
+
+
+class Reference(Plain):
+    """The rule that transformers' own router class ``name`` follows with this config, measured on random numbers.
+
+    ``explaining`` are the score functions that explain its weights, ``renormalised`` and ``scaling_factor`` as in
+    ``Router``; ``selection_agreement`` is the share of random tokens whose choice the fitted selection reproduces,
+    ``biased_choice`` whether that holds its bias.
+    """
+
+    name: str
+    explaining: list[ScoreFunction]
+    renormalised: bool | None
+    scaling_factor: float | None
+    selection_agreement: float | None = None
+    biased_choice: bool = False
 
 
 class Router(Plain):
@@ -82,7 +100,9 @@ class Router(Plain):
     fired once per forward pass and that the experts received what it returned; ``misdispatched`` that they executed
     other rows, ``bypassed`` that its block ran without it, and not ``reached`` that the probe holds nothing for it
     (a vision router under text). ``stored`` says how the file holds the gate where it holds codes (None where it holds
-    numbers, or where it was not read).
+    numbers, or where it was not read). ``reference`` is the rule of transformers' own class at this place (None where
+    there is none, or its rule cannot be told). ``choosing`` are the score functions, other than that of the weights,
+    whose scores explain the choice where those of the weights do not.
     """
 
     path: str
@@ -118,4 +138,6 @@ class Router(Plain):
     bypassed: bool = False
     reached: bool = True
     stored: Stored | None = None
+    reference: Reference | None = None
+    choosing: list[ScoreFunction] = []
     reason: str = ""

@@ -92,8 +92,18 @@ def _alike(findings: Sequence[Finding]) -> dict[tuple[str, str, str], list[Findi
 
 
 def _was(findings: Sequence[Finding], compared: Comparison) -> str:
-    before = {compared.risen[one.fingerprint] for one in findings if one.fingerprint in compared.risen}
-    return f" (was {' or '.join(sorted(before))})" if before else ""
+    keys = [one.fingerprint for one in findings]
+    before = {compared.risen[key] for key in keys if key in compared.risen}
+    numbers = [
+        f"{said} {min(values):.3g}"
+        for said, values in (
+            ("nearly there at", [compared.nearly[key] for key in keys if key in compared.nearly]),
+            ("grown from", [compared.grown[key] for key in keys if key in compared.grown]),
+        )
+        if values
+    ]
+    words = ([f"was {' or '.join(sorted(before))}"] if before else []) + numbers
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _lost(compared: Comparison) -> list[str]:

@@ -1,18 +1,22 @@
 """Infer the rule of one router from one of its calls: how weights and choice follow from the logits."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moeprobe.findings.router import Arithmetic, Declared
+from moeprobe.findings.router import Arithmetic, Declared, ScoreFunction
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.fit import SelectionFit, WeightFit, fit_selection, fit_weights
 from moeprobe.routers.gate import Gate
-from moeprobe.routers.rule import scores
+from moeprobe.routers.rule import SCORE_FUNCTIONS, scores
 from moeprobe.routers.tensors import Named, bias_candidates, expert_scales, named
 from moeprobe.routers.wrapped import inner
+
+_EXPLAINED = 0.99
+"""Share of tokens whose choice a selection rule reproduces; rounding of 16-bit scores costs less than this leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +35,16 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """What was inferred; None for each part that nothing explains or that there is none of."""
+    """What was inferred; None for each part that nothing explains or that there is none of.
+
+    ``choosing``: where the scores of the weights do not explain the choice, the score functions that do.
+    """
 
     fit: WeightFit | None = None
     selection: SelectionFit | None = None
     bias: Named | None = None
     scale: Named | None = None
+    choosing: tuple[ScoreFunction, ...] = ()
 
     def after(self, relative: Gate, site: Site) -> "Rule":
         """The rule of a router of the same class, where this one's own numbers show none (all NaN, all equal)."""
@@ -78,7 +86,23 @@ def infer(site: Site, shown: Shown, declared: Declared, config: Any, logit_bias:
     groups = [group_sizes(inner(site.router), text)]
     values = None if bias is None else bias[1]
     selection = fit_selection(score[usable], shown.experts[usable], values, groups, shown.logits[usable])
-    return Rule(fit, selection, bias, scale)
+    explained = selection.agreement >= _EXPLAINED
+    others = () if explained else tuple(_choosing(shown, fit.function, values, groups))
+    return Rule(fit, selection, bias, scale, others)
+
+
+def _choosing(
+    shown: Shown, weighing: ScoreFunction, bias: Tensor | None, groups: list[tuple[int, int]]
+) -> Iterator[ScoreFunction]:
+    """The score functions other than that of the weights whose scores reproduce the choice."""
+    assert shown.logits is not None
+    for function in SCORE_FUNCTIONS:
+        if function == weighing:
+            continue
+        score = scores(shown.logits.to(shown.score_dtype), function)
+        usable = torch.isfinite(score).all(dim=-1) & (shown.experts >= 0).all(dim=-1)
+        if fit_selection(score[usable], shown.experts[usable], bias, groups).agreement >= _EXPLAINED:
+            yield function
 
 
 def _weights(site: Site, shown: Shown, declared: Declared, bias: Named | None) -> tuple[WeightFit | None, Named | None]:

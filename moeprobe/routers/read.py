@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moeprobe.findings.router import Arithmetic, Bias, Declared, Router
+from moeprobe.findings.router import Arithmetic, Bias, Declared, Reference, Router
 from moeprobe.routers.arithmetic import observe, short
 from moeprobe.routers.call import RouterCall
 from moeprobe.routers.find import Site, expert_count
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.infer import Shown, group_sizes, infer, score_dtype
+from moeprobe.routers.reference import reference_rule
+from moeprobe.routers.released import released_norm
 from moeprobe.routers.tensors import Named, gate_product, hash_table, norm_weight
 from moeprobe.routers.wrapped import inner
 
@@ -83,6 +85,8 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         arithmetic=arithmetic,
         declared=declared,
         origin="declared" if site.declared else "found",
+        reference=_reference(site, call, config, relative),
+        choosing=list(rule.choosing),
     )
     return Gate(
         router=router,
@@ -93,6 +97,13 @@ def read_gate(site: Site, call: RouterCall, config: Any, relative: Gate | None =
         gamma=norm_weight(site, call),
         expert_scale=None if scale is None else scale[1],
     )
+
+
+def _reference(site: Site, call: RouterCall, config: Any, relative: Gate | None) -> Reference | None:
+    """The rule of transformers' class; that of a router of the same class that was read before is the same."""
+    if relative is not None and relative.router.reference is not None:
+        return relative.router.reference
+    return reference_rule(site, call, config)
 
 
 def read_declared(config: Any) -> Declared:
@@ -108,6 +119,7 @@ def read_declared(config: Any) -> Declared:
         renormalised=norm if isinstance(norm, bool) else None,
         scaling_factor=float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None,
         groups=next((sizes for sizes in [group_sizes(text)] if sizes[0] > 1), None),
+        released_norm=released_norm(text),
     )
 
 

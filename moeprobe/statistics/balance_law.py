@@ -56,4 +56,7 @@ class BalanceLawStatistic(Statistic):
         spread = float(x.square().sum() * y.square().sum()) ** 0.5
         if not torch.isfinite(values).all() or spread == 0:
             return BalanceLaw(correlation=None, slope=None)
-        return BalanceLaw(correlation=float((x * y).sum()) / spread, slope=float((x * y).sum() / x.square().sum()))
+        along = float((x * y).sum())
+        return BalanceLaw(
+            correlation=along / spread, slope=along / float(x.square().sum()), quantiles=quantile.tolist()
+        )

@@ -286,7 +286,15 @@ def test_flat_scores_in_the_observed_range_do_not_hide_in_it() -> None:
 
 @pytest.mark.parametrize(
     ("correlation", "found"),
-    [(0.9, None), (0.62, None), (0.59, "info"), (0.0, "info"), (-0.59, "info"), (-0.63, "warning"), (-1.0, "warning")],
+    [
+        (0.9, None),
+        (0.62, None),
+        (0.59, "info"),
+        (0.0, "info"),
+        (-0.59, "info"),
+        (-0.63, "warning"),
+        (-1.0, "warning"),
+    ],
 )
 def test_a_bias_that_does_not_follow_the_balance_law(correlation: float, found: str | None) -> None:
     """With 16 experts, 99 % of chance correlations lie within tanh(2.576 / sqrt(13)) = 0.613."""

@@ -7,7 +7,7 @@ import pytest
 from moeprobe.detectors import broken_contract as bc
 from moeprobe.detectors import scale_mismatch
 from moeprobe.findings.evidence import RouterEvidence
-from moeprobe.findings.router import Declared, Groups
+from moeprobe.findings.router import Declared, Groups, Reference
 
 from .synthetic import TOKENS, contract, evidence, hashed, judged, learned, logits, problems, quantiles, run, weights
 
@@ -61,6 +61,45 @@ def test_the_cause_of_another_choice() -> None:
     won = contract(outside_groups=2000)
     assert found(undeclared(facts={"groups": zero}, contract=won)) == [("warning", bc.ZERO_MASK, 0)]
     assert found(undeclared(facts={"groups": zero}, contract=contract(outside_groups=0))) == []
+
+
+SIGMOID = Reference(
+    name="DeepseekV3TopkRouter",
+    explaining=["sigmoid"],
+    renormalised=True,
+    scaling_factor=2.5,
+    selection_agreement=1.0,
+    biased_choice=True,
+)
+
+
+def test_the_rule_of_the_class() -> None:
+    """It needs no other layer, and the config's own word counts more."""
+    softmax = {"reference": SIGMOID, "score_function": "softmax", "explaining": ["softmax"]}
+    assert found(undeclared(facts={"reference": SIGMOID})) == []
+    assert found(undeclared(facts=softmax)) == [("error", bc.OTHER_FUNCTION, 0)]
+    assert found(undeclared(facts=softmax | {"reference": None})) == []
+    assert found(learned(0, "softmax", facts={"reference": SIGMOID})) == []
+    both = softmax | {"reference": SIGMOID.model_copy(update={"explaining": ["sigmoid", "softmax"]})}
+    assert found(undeclared(facts=both)) == []
+    other = contract(other_choice=3000)
+    assert found(undeclared(facts={"reference": SIGMOID}, contract=other)) == [("error", bc.OTHER_CHOICE, 0)]
+    vague = SIGMOID.model_copy(update={"selection_agreement": 0.9})
+    assert found(undeclared(facts={"reference": vague}, contract=other)) == []
+    ignored = contract(other_choice=3000, other_choice_unbiased=0)
+    assert found(undeclared(facts={"reference": SIGMOID}, contract=ignored)) == [("error", bc.BIAS_UNUSED, 0)]
+
+
+@pytest.mark.parametrize(("reference", "severity"), [(SIGMOID, "error"), (None, "warning")])
+@pytest.mark.parametrize(("tokens", "bad"), [(8, False), (9, True)])
+def test_indices_of_one_score_and_weights_of_another(
+    tokens: int, bad: bool, reference: Reference | None, severity: str
+) -> None:
+    mixed = undeclared(
+        facts={"reference": reference, "choosing": ["softmax"]},
+        contract=contract(other_choice=tokens, other_choice_unbiased=tokens),
+    )
+    assert found(mixed) == ([(severity, bc.MIXED_SCORES, 0)] if bad else [])
 
 
 def test_one_layer_without_the_groups_of_the_others() -> None:

@@ -9,6 +9,8 @@ import torch
 
 from moeprobe.detectors import dead_experts, load_sample, overloaded_experts
 from moeprobe.detectors.load_sample import UNMEASURED_EFFECT, Sample
+from moeprobe.detectors.registry import resolve_limits
+from moeprobe.errors import OptionError
 from moeprobe.findings.evidence import Load, RouterEvidence
 from moeprobe.statistics.clusters import CLUSTERS, assign, design_effects
 
@@ -175,16 +177,48 @@ def test_clean_says_who_is_used_least_and_most() -> None:
 
 
 @pytest.mark.parametrize(("rho", "fires"), [(5.6, True), (5.2, False), (4.0, False)])
-def test_more_than_five_fair_shares(rho: float, fires: bool) -> None:
+def test_more_than_twelve_times_the_fair_odds(rho: float, fires: bool) -> None:
     _, findings = run(OVER, *[shaped(one(rho, 64), 20_000, 8)] * 4)
     assert problems(findings) == [("warning", overloaded_experts.OVERLOADED)] * 4 * fires
     if fires:
         assert findings[0].experts == [3]
-        assert 5 < findings[0].measured < 5.6
-        assert findings[0].limit_name == "overloaded-experts.overload_share"
+        assert 12 < findings[0].measured < (0.7 / 0.3) / (1 / 7)
+        assert findings[0].limit_name == "overloaded-experts.overload_odds"
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.99, "error"), (0.88, None)])
+@pytest.mark.parametrize(
+    ("k", "experts", "below", "above"),
+    [(2, 8, 0.79, 0.81), (4, 16, 0.79, 0.81), (8, 64, 0.62, 0.64), (8, 384, 0.19, 0.22)],
+)
+def test_the_limit_means_the_same_at_any_fair_share(k: int, experts: int, below: float, above: float) -> None:
+    for share, fires in ((below, False), (above, True)):
+        seen = shaped(one(share * experts / k, experts), 400_000, k)
+        assert [f.experts for f in run(OVER, seen)[1]] == [[3]] * fires
+
+
+def test_two_experts_with_most_of_the_tokens_each_at_2_of_8() -> None:
+    rho = [0.88 * 4, 0.88 * 4, *[(8 - 2 * 0.88 * 4) / 6] * 6]
+    _, (found,) = run(OVER, shaped(rho, TOKENS, 2))
+    assert (found.severity, found.cause, found.experts) == ("warning", overloaded_experts.OVERLOADED, [0, 1])
+    assert (found.limit, found.limit_name) == (12, "overloaded-experts.overload_odds")
+
+
+def test_all_but_one_expert_for_every_token_is_no_overload() -> None:
+    """At 15 of 16 the fair share is 94 %: nobody is given rather than chosen."""
+    assert run(OVER, shaped([1.0] * 8 + [1.04] * 4 + [0.96] * 4, 4 * TOKENS, 15))[1] == []
+
+
+@pytest.mark.parametrize(("limit", "fires"), [(2.9, True), (3.3, False)])
+def test_the_former_limit_in_fair_shares_still_counts_where_it_is_set(limit: float, fires: bool) -> None:
+    seen = shaped(one(3.2), 5 * TOKENS, K)
+    found = run(OVER, seen, limits={"overload_share": limit})[1]
+    assert [(f.limit, f.limit_name) for f in found] == [(limit, "overloaded-experts.overload_share")] * fires
+    assert run(OVER, seen, limits={"overload_share": 0})[1] == run(OVER, seen)[1]
+    with pytest.raises(OptionError, match=r"overload_share cannot be 0.5.*more than one fair share.*overload_odds"):
+        resolve_limits({OVER: {"overload_share": 0.5}})
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.99, "error"), (0.78, None)])
 def test_nearly_every_token_of_every_source(share: float, severity: str | None) -> None:
     _, findings = run(OVER, shaped(one(share * EXPERTS / K), TOKENS, K))
     assert [f.severity for f in findings] == [severity] * bool(severity)
@@ -201,7 +235,7 @@ def test_one_source_that_goes_elsewhere_makes_it_a_warning() -> None:
     partial = busy.model_copy(update={"by_source": counts})
     shown = seen.activations.model_copy(update={"load": partial})
     _, (found,) = run(OVER, seen.model_copy(update={"activations": shown}))
-    assert (found.severity, found.cause, found.limit) == ("warning", overloaded_experts.OVERLOADED, 0.9)
+    assert (found.severity, found.cause, found.limit) == ("warning", overloaded_experts.OVERLOADED, 12)
     assert "% of the tokens" in found.message
 
 

@@ -1,10 +1,13 @@
 """The load detectors on trained checkpoints, healthy and with one expert cut off."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import moeprobe
 from moeprobe.checkpoint.load import load_model, load_tokenizer
@@ -13,6 +16,7 @@ from moeprobe.detectors import tensor_sizes
 from moeprobe.findings.result import Result
 from moeprobe.pipeline import analyze
 from moeprobe.probes.texts import load_documents
+from moeprobe.routers.find import find_sites
 from moeprobe.routers.gate import Gate
 
 NAMES = ("tiny-deepseek-v4", "deepseek_v3", "mixtral", "qwen2_moe", "qwen3_moe")
@@ -101,3 +105,53 @@ def test_a_runaway_bias_is_one_problem(
         problem.router,
         [EXPERT],
     )
+
+
+def favoured(model: nn.Module, layer: int, share: float) -> None:
+    """Two experts of a layer that this share of the tokens uses each, whatever the gate says."""
+    site = next(one for one in find_sites(model) if one.layer == layer)
+    forward = site.router.forward
+
+    def changed(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        logits, weights, experts = forward(*args, **kwargs)
+        draw = torch.rand(experts.shape, generator=torch.Generator().manual_seed(0))
+        turns = torch.arange(len(experts)).unsqueeze(1) + torch.arange(experts.shape[1])
+        others = 2 + turns % (logits.shape[-1] - 2)
+        favourite = (torch.arange(experts.shape[1]) < 2) & (draw < share)
+        experts = torch.where(favourite, torch.arange(experts.shape[1]), others)
+        return logits, weights, experts
+
+    site.router.forward = changed  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("share", "fires"), [(0.88, True), (0.7, False)])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen2_moe"])
+def test_two_experts_with_most_of_the_tokens_each(
+    name: str, seed: int, share: float, fires: bool, checkpoints: Path, bundled: Path
+) -> None:
+    checkpoint = open_checkpoint(folder(name, checkpoints, bundled))
+    model, tokenizer = load_model(checkpoint).model, load_tokenizer(checkpoint)
+    layer = random.Random(seed).choice([site.layer for site in find_sites(model)])
+    favoured(model, layer, share)
+    result = analyze(model, tokenizer=tokenizer, recipe="quick", max_tokens=TOKENS, select=["overloaded-experts"])
+    found = [f for f in result.problems if {0, 1} <= set(f.experts)]
+    assert [(f.layer, f.severity) for f in found] == [(layer, "warning")] * fires
+
+
+def test_a_fine_tune_at_the_edge_against_its_base(checkpoints: Path, bundled: Path) -> None:
+    """With --baseline, what the base nearly had and what hardly grew is known."""
+    results = []
+    for share in (0.865, 0.885):
+        checkpoint = open_checkpoint(folder("qwen3_moe", checkpoints, bundled))
+        model, tokenizer = load_model(checkpoint).model, load_tokenizer(checkpoint)
+        favoured(model, 1, share)
+        before = results[0] if results else None
+        bar = {"overloaded-experts": {"overload_odds": 17.5}}
+        options = {"recipe": "quick", "max_tokens": TOKENS, "select": LOAD, "limits": bar, "baseline": before}
+        results.append(analyze(model, tokenizer=tokenizer, **options))
+    base, tuned = results
+    assert [f for f in base.problems if 0 in f.experts] == []
+    (found,) = [f for f in tuned.problems if 0 in f.experts]
+    assert "The baseline nearly had this" in found.message
+    assert found.fingerprint in tuned.baseline.known

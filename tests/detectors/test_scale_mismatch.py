@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from moeprobe.detectors import scale_mismatch
+from moeprobe.detectors import lost_norm, scale_mismatch
 from moeprobe.detectors.trend import departures
 from moeprobe.findings.evidence import Experiments, RouterEvidence
 from moeprobe.findings.router import Declared
@@ -82,7 +82,7 @@ def test_a_factor_behind_the_experts_counts() -> None:
     ("declared", "fitted", "function", "expected"),
     [
         (True, False, "sigmoid", [("error", scale_mismatch.UNNORMALISED)]),
-        (False, True, "softmax", [("warning", scale_mismatch.NORMALISED)]),
+        (False, True, "softmax", [("error", scale_mismatch.NORMALISED)]),
         (False, True, "sqrtsoftplus", []),
         (None, True, "sigmoid", []),
         (True, None, "sigmoid", []),
@@ -290,3 +290,36 @@ def test_not_judged() -> None:
     assert checks[0].reason == "needs a forward pass"
     checks, _ = run(NAME, learned(facts={"verified": False, "reason": "it fired twice"}))
     assert (checks[0].verdict, checks[0].reason) == ("failed", "it fired twice")
+
+
+LOST = {"renormalised": False, "declared": Declared(renormalised=False, released_norm="the default of XConfig")}
+
+
+@pytest.mark.parametrize(
+    ("best", "severity"), [(1.0, "info"), (1.18, "info"), (1.2, "warning"), (0.85, "info"), (0.83, "warning")]
+)
+def test_a_norm_that_the_family_has_and_the_config_lost(best: float, severity: str) -> None:
+    seen = Experiments(loss=2.0, scale=[curve(best=best, gain=0.0)])
+    _, findings = run(NAME, learned(facts=LOST), experiments=seen)
+    assert [(f.severity, f.cause, f.router) for f in findings] == [(severity, lost_norm.LOST_NORM, None)]
+
+
+def test_the_loss_that_decides_nothing_clears_no_lost_norm() -> None:
+    undecided = Experiments(loss=2.0, scale=[curve(best=1.0, gain=0.0, interior=False)])
+    for seen in (None, undecided):
+        _, findings = run(NAME, learned(facts=LOST), experiments=seen)
+        assert problems(findings) == [("warning", lost_norm.LOST_NORM)]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"declared": Declared(renormalised=False)},
+        {"declared": Declared(renormalised=True, released_norm="somebody"), "renormalised": True},
+        LOST | {"top_k": 1},
+        LOST | {"top_k": EXPERTS},
+    ],
+)
+def test_where_no_norm_was_lost(facts: dict) -> None:
+    _, findings = run(NAME, learned(function="softmax", facts={"renormalised": False} | facts))
+    assert [f for f in findings if f.cause == lost_norm.LOST_NORM] == []
