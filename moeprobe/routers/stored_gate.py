@@ -190,11 +190,17 @@ def _selection_bias(
 ) -> Named | None:
     """A value for each score column; the shared experts' rows of the gate (Inkling) have none."""
     beside = {name: part.of(tensors[part.stored]) for name, part in site.beside.items() if part.stored in tensors}
+    odd: Named | None = None
     for name, tensor in [*own.items(), *beside.items()]:
         refuse_codes(name, tensor)
-        fits = tensor.is_floating_point() and tensor.numel() == tensor.shape[-1] and tensor.ndim >= 1
-        if fits and SELECTION_BIAS.search(name) and 1 < tensor.numel() <= rows:
+        if not SELECTION_BIAS.search(name):
+            continue
+        fits = tensor.ndim >= 1 and tensor.is_floating_point() and tensor.numel() == tensor.shape[-1]
+        if fits and 1 < tensor.numel() <= rows:
             return name, tensor.reshape(-1)
+        odd = odd or (name, tensor)
+    if odd is not None and rows > 1:
+        raise ValueError(f"{odd[0]} is {list(odd[1].shape)}, and the gate has {rows} rows")
     return None
 
 

@@ -145,6 +145,7 @@ def refuse_other_experts(files: Files, placed: Placement | None) -> None:
                     f"Expert {number} of {there} has no {rest}, which {len(group.numbers[rest])} of its siblings have: "
                     "it was cut out, or its shard is of another save; get the checkpoint again."
                 )
+            _refuse_unlike_layers(files, rest, first, placed)
             _refuse_unlike(files, group, rest, len(placed.targets.get(first, ())) if placed else 1)
             count = len(set(group.numbers[rest]))
             target, wanted = expected.get(first, ("", 0))
@@ -158,6 +159,21 @@ def refuse_other_experts(files: Files, placed: Placement | None) -> None:
                     f"The files hold {count} experts below {there} ({rest}), and {wanted} {by_config}: "
                     f"{shape_reason((count,), (wanted,))}."
                 )
+
+
+def _refuse_unlike_layers(files: Files, rest: str, first: str, placed: Placement | None) -> None:
+    """Where no model class says how large an expert is, the layers must agree."""
+    if placed is not None or first not in files.headers:
+        return
+    names = [group.first[rest] for group in files.experts.values() if rest in group.first]
+    shapes = Counter(files.headers[name].shape for name in names if name in files.headers)
+    usual, count = shapes.most_common(1)[0]
+    shape = files.headers[first].shape
+    if shape != usual and count > shapes[shape]:
+        raise IncompleteError(
+            f"{first} of {files.source} is {list(shape)}, and those of {count} other layers are {list(usual)}: "
+            f"{shape_reason(shape, usual, by_expert=False)}."
+        )
 
 
 def _refuse_unlike(files: Files, group: StoredExperts, rest: str, parts: int) -> None:
