@@ -190,4 +190,4 @@ def test_a_short_table_is_uneven_by_chance() -> None:
     assert run(NAME, hashed(0, {"busiest": busiest, "rows": 100, "vocabulary": 100}))[1] == []
     # A damaged table says so once.
     both = hashed(0, {"busiest": Busiest(expert=0, share=1.0), "all_zero": True, "constant": True})
-    assert problems(run(NAME, both)[1]) == [("error", hash_boundary.ALL_ZERO)]
+    assert problems(run(NAME, both)[1]) == [("error", hash_table.ALL_ZERO)]
