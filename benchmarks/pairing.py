@@ -9,6 +9,7 @@ import moeprobe
 from benchmarks.fault import Fault
 from benchmarks.patient import Patient, Site, Wound
 from benchmarks.planting import FAULTS, recipe_for
+from moeprobe.detectors import permuted_experts
 from moeprobe.errors import MoeprobeError
 from moeprobe.findings.finding import Finding
 from moeprobe.findings.result import Result
@@ -17,6 +18,8 @@ TOKENS = 1024
 _BY_NAME = {fault.full_name: fault for fault in FAULTS}
 _NEEDS_MORE = ("dead-experts", "overloaded-experts", "low-precision-routing")
 """Detectors that a probe of this size cannot convince."""
+_DESCRIBE = (permuted_experts.LITTLE, permuted_experts.REDUNDANT)
+"""Causes of findings that are infos from the start."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,37 @@ class Outcome:
                 if fair and _at(said, one)]  # fmt: skip
 
     @property
-    def lost(self) -> list[Planted]:
-        """Faults that are due and have no finding that stands at their layer and that they have alone."""
-        said = dict(zip(self.pair, self.alone, strict=True))
-        here = {(one.detector, one.layer) for one in self.both.standing}
-        return [one for one in self.due if not here & {(found.detector, one.layer) for found in _at(said[one], one)}]
+    def demoted(self) -> list[Planted]:
+        """Faults that are due and were found at their layer, but follow another finding only."""
+        return [one for one in self._missing if any(found.follows is not None for found in self._said(one))]
+
+    @property
+    def unsaid(self) -> list[Planted]:
+        """Faults that are due and that no detector finds beside the other: they have nothing that could follow."""
+        return [one for one in self._missing if one not in self.demoted]
+
+    @property
+    def _missing(self) -> list[Planted]:
+        return [one for one in self.due if all(found.follows is not None for found in self._said(one))]
+
+    def _said(self, planted: Planted) -> list[Finding]:
+        """What the detectors that find the fault alone say at its layer, problems and consequences."""
+        alone = self.alone[self.pair.index(planted)]
+        detectors = {planted.fault.detector, *planted.fault.also, *(one.detector for one in _at(alone, planted))}
+        return [
+            one
+            for one in self.both.findings
+            if one.layer == planted.layer
+            and one.detector in detectors
+            and (one.severity != "info" or (one.follows is not None and one.cause not in _DESCRIBE))
+        ]
 
     @property
     def blamed(self) -> list[Finding]:
         """Findings that stand of both and of neither alone: each is one too many."""
         known = {(one.detector, one.layer) for said in self.alone for one in said.standing}
+        for planted in self.pair:
+            known |= {(name, planted.layer) for name in (planted.fault.detector, *planted.fault.also)}
         return [one for one in self.both.standing if (one.detector, one.layer) not in known]
 
 
@@ -120,18 +144,18 @@ def sample(patient: Patient, count: int, seed: int) -> list[tuple[Planted, Plant
     return draw.sample(twice, half) + draw.sample(others, min(len(others), count - half))
 
 
-def plant_all(patient: Patient, planted: tuple[Planted, ...]) -> Said:
-    """Plant these faults, analyse with the loss tests, restore. A fault at a layer is the same, alone or not."""
+def plant_all(patient: Patient, planted: tuple[Planted, ...], loss: bool = True) -> Said:
+    """Plant these faults, analyse (with the loss tests), restore. A fault at a layer is the same, alone or not."""
     with patient.damaged() as stack:
         for one in planted:
             site = next(site for site in patient.sites if site.layer == one.layer)
             rng = random.Random(f"{one.name} {patient.name} {one.layer}")
             one.fault.plant(Wound(patient, site, one.fault.strengths[-1], rng, stack))
         try:
-            result = moeprobe.analyze(patient.model, tokenizer=patient.tokenizer, recipe=recipe_for(TOKENS, True))
+            result = moeprobe.analyze(patient.model, tokenizer=patient.tokenizer, recipe=recipe_for(TOKENS, loss))
         except MoeprobeError as error:
             return Said(refused=str(error))
-    return Said(tuple(result.findings), _blind(result))
+    return Said(tuple(result.findings), loss and _blind(result))
 
 
 def _blind(result: Result) -> bool:
@@ -139,10 +163,10 @@ def _blind(result: Result) -> bool:
     return experiments is None or experiments.loss is None or not math.isfinite(experiments.loss)
 
 
-def try_pair(patient: Patient, pair: tuple[Planted, Planted], alone: dict[Planted, Said]) -> Outcome:
+def try_pair(patient: Patient, pair: tuple[Planted, Planted], alone: dict[Planted, Said], loss: bool = True) -> Outcome:
     """Plant both; what each says alone is looked up in ``alone``, or measured and kept there."""
     for one in pair:
         if one not in alone:
-            alone[one] = plant_all(patient, (one,))
+            alone[one] = plant_all(patient, (one,), loss)
     first, second = pair
-    return Outcome(pair, (alone[first], alone[second]), plant_all(patient, pair))
+    return Outcome(pair, (alone[first], alone[second]), plant_all(patient, pair, loss))

@@ -5,8 +5,8 @@
     python benchmarks/pairs.py --only qwen2 --minutes 10
 
 Each pair is held against what its two faults say alone. *Due* are faults that stand alone and are not hidden by values
-that are not finite; *kept* those that stand in the pair as well; *one too many* are findings that stand in the pair and
-with neither fault alone.
+that are not finite; *kept* those that stand in the pair as well, the others follow a finding or are not found beside
+the other fault; *one too many* are findings that stand in the pair and with neither fault alone.
 """
 
 import argparse
@@ -53,16 +53,20 @@ def main() -> int:
 
 def _complain(name: str, outcome: Outcome) -> None:
     where = f"{name}, {' + '.join(f'{one.name} in layer {one.layer}' for one in outcome.pair)}"
-    for one in outcome.lost:
-        print(f"  {where}: {one.name} does not stand", flush=True)
+    for how, missing in (("is found, but follows", outcome.demoted), ("is not found", outcome.unsaid)):
+        for one in missing:
+            print(f"  {where}: {one.name} in layer {one.layer} {how}", flush=True)
     for found in outcome.blamed:
         print(f"  {where}: one too many, {found.severity} {found.detector}: {found.message}", flush=True)
 
 
 def _summary(done: list[Outcome]) -> str:
-    due, lost = sum(len(one.due) for one in done), sum(len(one.lost) for one in done)
-    extra = sum(bool(one.blamed) for one in done)
-    return f"{len(done)} pairs, {due} faults due, {due - lost} kept; {extra} pairs with one finding too many"
+    due, demoted = sum(len(one.due) for one in done), sum(len(one.demoted) for one in done)
+    unsaid, extra = sum(len(one.unsaid) for one in done), sum(bool(one.blamed) for one in done)
+    return (
+        f"{len(done)} pairs, {due} faults due: {due - demoted - unsaid} kept, {demoted} follow, {unsaid} not found; "
+        f"{extra} pairs with one finding too many"
+    )
 
 
 if __name__ == "__main__":

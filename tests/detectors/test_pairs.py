@@ -32,10 +32,10 @@ def patient(name: str, patients: dict[str, Patient]) -> Patient:
 @pytest.mark.parametrize(
     ("checkpoint", "first", "second"),
     [
-        ("qwen2_moe", Planted("permuted-experts/rows", 1), Planted("permuted-experts/rows", 3)),
+        ("qwen3_moe", Planted("permuted-experts/rows", 0), Planted("permuted-experts/rows", 1)),
         ("qwen2_moe", Planted("permuted-experts/rows", 1), Planted("scale-mismatch/one-layer", 3)),
         ("qwen2_moe", Planted("scale-mismatch/one-layer", 1), Planted("permuted-experts/rows", 3)),
-        ("qwen3_moe", Planted("scale-mismatch/one-layer", 0), Planted("scale-mismatch/one-layer", 2)),
+        ("mixtral", Planted("flat-scores/equal-rows", 0), Planted("flat-scores/equal-rows", 2)),
         ("deepseek_v3", Planted("bias-runaway/one-up", 1), Planted("bias-runaway/one-up", 3)),
         ("deepseek_v4", Planted("hash-boundary/all-zero", 0), Planted("hash-boundary/all-zero", 1)),
     ],
@@ -48,9 +48,11 @@ def test_two_faults_are_two_findings(
     patients: dict[str, Patient],
     alone: dict[str, dict[Planted, Said]],
 ) -> None:
-    done = try_pair(patient(checkpoint, patients), (first, second), alone.setdefault(checkpoint, {}))
+    # Of tables the weights tell; the loss tests of the larger checkpoint are left out.
+    loss = checkpoint != "deepseek_v4"
+    done = try_pair(patient(checkpoint, patients), (first, second), alone.setdefault(checkpoint, {}), loss)
     assert done.due == [first, second]
-    assert (done.lost, done.blamed) == ([], [])
+    assert (done.demoted, done.unsaid, done.blamed) == ([], [], [])
 
 
 @pytest.mark.parametrize(("checkpoint", "count"), [("mixtral", 3), ("qwen2_moe", 3)])
@@ -60,7 +62,8 @@ def test_a_sample_of_all_pairs(
     here = patient(checkpoint, patients)
     for pair in sample(here, count, SEED):
         done = try_pair(here, pair, alone.setdefault(checkpoint, {}))
-        assert (done.lost, done.blamed) == ([], []), pair
+        # What no detector finds beside the other fault follows nothing; the benchmark counts it.
+        assert (done.demoted, done.blamed) == ([], []), pair
 
 
 def test_all_pairs_are_planned(patients: dict[str, Patient]) -> None:
