@@ -81,8 +81,9 @@ Not tried on a large published model: experts that were copied from one dense la
 well that even a sound choice gains little. The finding is a warning for that reason. Text foreign to the model
 makes every choice less valuable. Each pass reads few tokens where a model has many layers; then layers stay
 undecided rather than wrongly accused. Behind a fault in an earlier layer a sound choice may be worth nothing;
-such findings follow the earlier one. Of 72 gates shuffled one at a time, 3 beat random experts by luck and were
-missed by the loss.
+such findings follow the earlier one, unless the loss clears a layer in between (of neighbours, the next one) and the
+weights do not say that rows and experts belong together. Of 72 gates shuffled one at a time, 3 beat random experts by
+luck and were missed by the loss.
 
 The weights miss what is weakly tied: two exchanged rows are seen only where the order is clear (0 to 70 % of planted
 pairs there, and none elsewhere), half of the rows mostly where the tie exceeds 20 standard errors with 64 experts and

@@ -147,7 +147,7 @@ def judge(
             judgement = _failed(detector, evidence, error)
         checks += judgement.checks
         findings += judgement.findings
-    return Judgement(checks, trace_causes(findings, evidence))
+    return Judgement(checks, trace_causes(findings, evidence, known))
 
 
 def _failed(detector: Detector[Any], evidence: Evidence, error: Exception) -> Judgement:

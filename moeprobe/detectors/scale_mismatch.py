@@ -72,7 +72,9 @@ only mentioned.
 
 Set `routed_scaling_factor` and `norm_topk_prob` to the family's values, or to the present value times the
 best multiplier, and look whether the serving engine applies them once. For a single layer compare the
-experts' tensors (a scale lost in quantisation is typical) with the base checkpoint.
+experts' tensors (a scale lost in quantisation is typical) with the base checkpoint. A branch whose choice is wrong is
+best made small as well: where the finding follows another one (permuted-experts, say), restore that first and leave the
+size alone.
 
 ## References
 

@@ -9,15 +9,10 @@ from moeprobe.detectors import (
     flatness,
     hash_boundary,
     nonfinite_tensors,
-    permuted_experts,
-    scale_mismatch,
     sqrt_nan,
 )
-from moeprobe.detectors.causes import trace_causes
-from moeprobe.findings.evidence import Interval, Load, RouterEvidence
-from moeprobe.findings.finding import WHOLE_MODEL, Finding
-from moeprobe.reporting.grouping import notes, problems
-from tests.reporting import samples
+from moeprobe.findings.evidence import Experiments, Interval, Load, RouterEvidence
+from moeprobe.findings.finding import Finding
 
 from .synthetic import (
     EXPERTS,
@@ -26,6 +21,7 @@ from .synthetic import (
     K,
     around,
     bias,
+    choice,
     evidence,
     hashed,
     judged,
@@ -35,6 +31,8 @@ from .synthetic import (
     selection,
     weights,
 )
+
+PATH = "model.layers.{}.mlp.gate"
 
 
 def findings(*routers: object) -> list[Finding]:
@@ -90,8 +88,13 @@ def test_a_broken_gate_is_the_root_of_its_nan() -> None:
 
 def test_a_router_without_a_gradient_stays_untrained() -> None:
     top_one = {"facts": {"top_k": 1}, "weights": weights(smallest_sum=1.0, largest_sum=1.0)}
-    fresh = findings(learned(**top_one, expert_facts={"coupling": 0.0}, gate_facts={"shape": RANDOM}))
-    assert [(f.detector, f.follows is None) for f in fresh] == [("broken-contract", True), ("untrained-gate", False)]
+    fresh = learned(**top_one, expert_facts={"coupling": 0.0}, gate_facts={"shape": RANDOM})
+    found = judged(evidence(fresh, experiments=Experiments(loss=4.0, choice=[choice(-0.02, 0.01)]))).findings
+    assert {f.detector: f.follows is None for f in found} == {
+        "broken-contract": True,
+        "untrained-gate": False,
+        "permuted-experts": False,
+    }
 
 
 def test_an_edge_is_not_a_consequence_of_nan_elsewhere() -> None:
@@ -236,20 +239,18 @@ def test_a_boundary_proxy_explains_no_load() -> None:
     }
 
 
-def test_a_consequence_of_the_whole_model_names_it() -> None:
-    size = Finding(
-        detector="scale-mismatch", code="MP401", severity="error", router=None, layer=None, quantity="best multiplier",
-        message="too large", cause=scale_mismatch.TOO_LARGE, remedy="divide",
-    )  # fmt: skip
-    seen = learned(3)
-    worthless = Finding(
-        detector="permuted-experts", code="MP703", severity="warning", router=seen.router.path, layer=3,
-        quantity="rise", message="worthless", cause=permuted_experts.WORTHLESS, remedy="compare",
-    )  # fmt: skip
-    root, consequence = trace_causes([worthless, size], evidence(seen))
-    assert (root.detector, root.follows) == ("scale-mismatch", None)
-    assert (consequence.severity, consequence.follows) == ("info", WHOLE_MODEL)
-    base = samples.healthy().model_copy(update={"findings": [root, consequence]})
-    (group,) = problems(base)
-    assert [one.worst.detector for one in group.consequences] == ["permuted-experts"]
-    assert notes(base) == []
+def test_a_second_nan_stands_where_the_first_does_not_arrive() -> None:
+    unused = learned(1, expert_facts={"rms": {"down_proj": [None] + [1.0] * (EXPERTS - 1)}})
+    found = findings(unused, learned(2), learned(3, logits=logits(nonfinite=5)))
+    assert [(f.layer, f.follows) for f in found if f.severity == "error"] == [(1, None), (3, None)]
+    sick = learned(1, logits=logits(nonfinite=5))
+    found = findings(sick, learned(2), learned(3, logits=logits(nonfinite=5)))
+    assert [(f.layer, f.follows) for f in found if f.severity == "error"] == [(1, None), (3, None)]
+
+
+def test_two_layers_with_one_mistake_are_two_where_those_between_have_none() -> None:
+    wrong = {"weights": weights(promise_smallest=20.0, promise_largest=20.0, broken_promises=TOKENS)}
+    apart = findings(learned(0, **wrong), learned(1), learned(2, **wrong))
+    assert [(f.layer, f.follows) for f in apart] == [(0, None), (2, None)]
+    everywhere = findings(*(learned(layer, **wrong) for layer in range(3)))
+    assert [f.follows for f in everywhere] == [None, PATH.format(0), PATH.format(0)]
