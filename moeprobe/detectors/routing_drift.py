@@ -15,9 +15,11 @@ base does it show that the tokens go elsewhere.
 ## How it is measured
 
 `moeprobe diff BASE TUNED` runs the same tokens through both. Of the base's experts a share is kept (overlap@k), and
-of its choices a share is the same *by margin*: each token counts by the base's margin between the last chosen and the
-first left-out expert, so that near-ties, which any rounding flips, count little. The L1 distance of the routing
-weights is relative to their sum. The load's total variation must also exceed what two samples of texts of the base
+again *by margin*: each token counts by the base's margin between the last chosen and the first left-out expert, so
+that near-ties, which any rounding flips, count little. Both are judged *beyond chance*: 0 is what independent choices
+of k of E experts share (k / E), 1 the same choice, so that the limits mean the same for 1 of 128 and for 6 of 8. Whole
+sets are reported, not judged: they fall with k where every single choice is as firm. The L1 distance of the routing
+weights is relative to their sum, and what the changed choices alone explain of it, two for each, is taken off. The load's total variation must also exceed what two samples of texts of the base
 alone show. A bar counts as crossed only if the whole 99 % interval over documents lies beyond it.
 
 The base's gate is also given the tuned model's inputs: where the two gates then agree, the change came in from the
@@ -27,9 +29,9 @@ hash table is compared row by row.
 
 ## Limits
 
-- `firm_warning` (0.6): share of same sets by margin below which it is a warning. bfloat16 keeps 0.992, see
-  docs/routing-drift.md.
-- `kept_warning` (0.7): share of experts kept. Two engines with the same weights keep some 0.9.
+- `firm_warning` (0.7): share of experts kept by margin, beyond chance, below which it is a warning. bfloat16 keeps
+  0.99, see docs/routing-drift.md.
+- `kept_warning` (0.6): share of experts kept, beyond chance. Two engines with the same weights keep some 0.9.
 - `weights_warning` (0.5): L1 distance of the weights over their sum; a lost factor of 2.5 gives 0.6.
 - `load_warning` (0.15): total variation of the load; published fine-tunes moved it by 0.006 to 0.083.
 - `shift_warning` (5): factor by which an expert's load changes; published fine-tunes reach 2.9.
@@ -63,6 +65,7 @@ from moeprobe.detectors.wording import listed, number, percent
 from moeprobe.findings.drift import Drift, LoadShift
 from moeprobe.findings.evidence import Evidence
 from moeprobe.findings.numbers import Interval
+from moeprobe.findings.router import Router
 
 TABLE = "the hash table is not the base's"
 RENUMBERED = "the experts stand in another order than in the base"
@@ -86,8 +89,10 @@ _REMEDIES = {
 class RoutingDriftLimits(Limits):
     """Bars of routing-drift."""
 
-    firm_warning: float = Field(0.6, gt=0, lt=1, description="Same sets by margin; bfloat16 keeps 0.992")
-    kept_warning: float = Field(0.7, gt=0, lt=1, description="Experts kept; two engines keep some 0.9")
+    firm_warning: float = Field(
+        0.7, gt=0, lt=1, description="Experts kept by margin, beyond chance; bfloat16 keeps 0.99"
+    )
+    kept_warning: float = Field(0.6, gt=0, lt=1, description="Experts kept, beyond chance; two engines keep some 0.9")
     weights_warning: float = Field(0.5, gt=0, le=2, description="L1 of the weights; a lost factor of 2.5 gives 0.6")
     load_warning: float = Field(0.15, gt=0, le=1, description="Total variation of the load; fine-tunes: up to 0.083")
     shift_warning: float = Field(5, gt=1, description="Factor of an expert's load; fine-tunes reach 2.9")
@@ -168,34 +173,64 @@ def _judge_table(case: Case[RoutingDriftLimits], drift: Drift, moved: bool) -> N
         )
 
 
+def beyond_chance(kept: Interval, router: Router) -> Interval | None:
+    """The share of kept experts where 0 is what independent choices share, k / E, and 1 the same choice.
+
+    None where every token uses every expert.
+    """
+    chance = router.top_k / router.score_columns
+    if chance >= 1:
+        return None
+    values = {
+        name: None if (value := getattr(kept, name)) is None else (value - chance) / (1 - chance)
+        for name in ("value", "low", "high")
+    }
+    return Interval.model_validate(values)
+
+
 def _judge_choice(case: Case[RoutingDriftLimits], drift: Drift) -> bool:
     """Whether the tokens go to other experts."""
-    firm, kept = drift.firm_sets, drift.overlap
-    if firm is not None and _beyond(firm, case.limits.firm_warning, below=True):
-        words = f"{percent(firm.value)} of the choices, weighted by the base's margin, are the base's"
-        _find(case, drift, words, "share of same sets, weighted by the base's margin", firm.value, "firm_warning")
-        return True
-    if _beyond(kept, case.limits.kept_warning, below=True):
-        words = f"{percent(kept.value)} of the base's experts are still chosen"
-        _find(case, drift, words, "share of the base's experts kept", kept.value, "kept_warning")
+    router = case.evidence.router
+    kinds = (
+        (drift.firm_overlap, ", weighted by the base's margin,", "firm_warning"),
+        (drift.overlap, "", "kept_warning"),
+    )
+    for share, how, limit in kinds:
+        found = None if share is None else beyond_chance(share, router)
+        if share is None or found is None or not _beyond(found, getattr(case.limits, limit), below=True):
+            continue
+        words = (
+            f"{percent(share.value)} of the base's experts{how} are still chosen, {percent(found.value)} of the way "
+            f"from independent choices of {router.top_k} of {router.score_columns} to the same ones"
+        )
+        _find(
+            case, drift, words, f"share of the base's experts kept{how.rstrip(',')}, beyond chance", found.value, limit
+        )
         return True
     return False
 
 
 def _judge_weights(case: Case[RoutingDriftLimits], drift: Drift) -> None:
-    distance = drift.weight_l1
-    if distance is not None and _beyond(distance, case.limits.weights_warning):
+    distance = None if drift.weight_l1 is None else _unexplained(drift.weight_l1, drift.overlap)
+    if drift.weight_l1 is not None and distance is not None and _beyond(distance, case.limits.weights_warning):
         case.find(
             "warning",
-            f"the routing weights differ from the base's by {percent(distance.value)} of their sum, and "
-            f"{percent(drift.overlap.value)} of the experts are the same (the limit is "
-            f"{percent(case.limits.weights_warning)})",
-            quantity="L1 distance of the routing weights over their sum",
+            f"the routing weights differ from the base's by {percent(drift.weight_l1.value)} of their sum, of which the "
+            f"{percent(1 - drift.overlap.value)} of the experts that are not the same leave {percent(distance.value)} "
+            f"unexplained (the limit is {percent(case.limits.weights_warning)})",
+            quantity="L1 distance of the routing weights over their sum, without changed choices",
             measured=distance.value,
             limit="weights_warning",
             cause=WEIGHTS,
             remedy=_REMEDIES[WEIGHTS],
         )
+
+
+def _unexplained(distance: Interval, overlap: Interval) -> Interval:
+    """The L1 distance without that of changed choices: each takes its weight from one expert and gives it to another."""
+    changed = 2 * (1 - overlap.value)
+    ends = {end: getattr(distance, end) for end in ("value", "low", "high")}
+    return Interval.model_validate({end: None if value is None else value - changed for end, value in ends.items()})
 
 
 def _judge_load(case: Case[RoutingDriftLimits], drift: Drift) -> None:

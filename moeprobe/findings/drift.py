@@ -42,7 +42,8 @@ class Drift(Plain):
 
     ``overlap``: share of the base's experts that are still chosen (overlap@k). ``same_sets``: share of tokens
     with the same set of experts. ``firm_sets``: the same, each token weighted by the base's margin between its
-    last chosen and first left-out expert, so that near-ties count little. ``weight_l1``: L1 distance of the routing
+    last chosen and first left-out expert, so that near-ties count little. ``firm_overlap``: ``overlap`` with the same
+    weights; unlike whole sets, it does not fall with the number of experts that a token is sent to. ``weight_l1``: L1 distance of the routing
     weights over the union of experts, relative to the base's sum (0 to 2). ``load_tv``: total variation between
     the loads; ``load_tv_floor`` is its mean between two samples of documents drawn from the base alone.
     ``logits``: root mean square change of the logits relative to the base's spread over experts (the
@@ -58,6 +59,7 @@ class Drift(Plain):
     overlap: Interval
     same_sets: Interval
     firm_sets: Interval | None
+    firm_overlap: Interval | None = None
     weight_l1: Interval | None
     load_tv: Interval
     load_tv_floor: float | None

@@ -15,8 +15,8 @@ _LONGEST = 16
 """Routers up to which the table stands open."""
 
 _HOW = (
-    "Both models read the same tokens. Experts kept and same sets are shares of the base's choice, by margin "
-    "weighs each token by the base's margin, so that near-ties count little; own is the share of same sets when "
+    "Both models read the same tokens. Experts kept and same sets are shares of the base's choice; kept by "
+    "margin weighs each token by the base's margin, so that near-ties count little; own is the share of same sets when "
     "both gates are given this model's inputs, so that what is left comes from the layers before. In brackets the "
     "99 % interval over documents. Floor is the distance between the loads of two samples of texts of the base "
     "alone; rounding is the share of sets that a float32 recomputation of the same router changes."
@@ -24,8 +24,8 @@ _HOW = (
 
 COLUMNS: dict[str, Callable[[Drift], str]] = {
     "experts kept": lambda drift: interval(drift.overlap),
+    "kept by margin": lambda drift: interval(drift.firm_overlap),
     "same sets": lambda drift: interval(drift.same_sets),
-    "by margin": lambda drift: interval(drift.firm_sets),
     "own": lambda drift: interval(drift.own_sets),
     "rounding": lambda drift: number(drift.rounding),
     "weights, L1": lambda drift: interval(drift.weight_l1),
@@ -71,13 +71,13 @@ def nearest(result: Result) -> str:
         return "No router could be compared with the base."
     axis = depth(result.evidence.routers)
     one, least = min(compared, key=lambda pair: pair[1].overlap.value)
-    firm = least.firm_sets
+    firm = least.firm_overlap
     floor = max((drift.load_tv_floor or 0.0 for _, drift in compared), default=0.0)
     return (
         f"On {plural(least.tokens, 'token')} of {plural(least.documents, 'document')}, at least "
         f"{number(100 * least.overlap.value)} % of the experts are those of the base ({axis.heading} "
         f"{axis.x(one.router.path)}"
-        + (f"; {number(100 * firm.value)} % of its choices, weighted by margin, are the same" if firm else "")
+        + (f"; {number(100 * firm.value)} % of its choices, weighted by margin, are kept" if firm else "")
         + f"), and the load moved by at most {number(max(drift.load_tv.value for _, drift in compared))} "
         f"(two samples of texts: {number(floor)})."
     )

@@ -32,7 +32,7 @@ class DriftStatistic(State):
     """
 
     added = (
-        "seen", "tokens", "slots", "kept", "same", "margin", "margin_same", "weight", "weight_change",
+        "seen", "tokens", "slots", "kept", "same", "margin", "margin_same", "margin_kept", "weight", "weight_change",
         "logit_spread", "logit_change", "nonfinite", "own", "own_same", "base_load", "tuned_load",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ class DriftStatistic(State):
         self.seen = counts(documents)
         self.tokens, self.slots, self.kept, self.same = (counts(CLUSTERS) for _ in range(4))
         self.own, self.own_same = counts(CLUSTERS), counts(CLUSTERS)
-        self.margin, self.margin_same = sums(CLUSTERS), sums(CLUSTERS)
+        self.margin, self.margin_same, self.margin_kept = sums(CLUSTERS), sums(CLUSTERS), sums(CLUSTERS)
         self.weight, self.weight_change = sums(CLUSTERS), sums(CLUSTERS)
         self.logit_spread, self.logit_change = sums(CLUSTERS), sums(CLUSTERS)
         self.nonfinite = counts(1)
@@ -61,7 +61,7 @@ class DriftStatistic(State):
         self._add("kept", cluster, kept)
         self._add("same", cluster, same.long())
         self._count(cluster, first, second)
-        self._margins(base, cluster, same)
+        self._margins(base, cluster, same, kept)
         self._weights(base, tuned, cluster)
         self._logits(base, tuned, cluster)
         self._own(tuned, cluster)
@@ -77,7 +77,7 @@ class DriftStatistic(State):
             flat = (cluster.unsqueeze(-1) * columns + experts)[used]
             table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
 
-    def _margins(self, base: Record, cluster: Tensor, same: Tensor) -> None:
+    def _margins(self, base: Record, cluster: Tensor, same: Tensor, kept: Tensor) -> None:
         """The gap at the base's k boundary in units of the spread of its scores, as in ``Selection``."""
         k = base.router.top_k
         if base.logits is None or base.router.kind == "hash" or base.logits.shape[-1] <= k:
@@ -93,6 +93,7 @@ class DriftStatistic(State):
         usable = torch.isfinite(margin)
         self._add("margin", cluster[usable], margin[usable])
         self._add("margin_same", cluster[usable], margin[usable] * same[usable])
+        self._add("margin_kept", cluster[usable], margin[usable] * kept[usable] / k)
 
     def _weights(self, base: Record, tuned: Record, cluster: Tensor) -> None:
         first, second = self._dense(base), self._dense(tuned)
@@ -144,6 +145,7 @@ class DriftStatistic(State):
             overlap=self._share(self.kept, self.slots) or Interval(value=float("nan")),
             same_sets=self._share(self.same, self.tokens) or Interval(value=float("nan")),
             firm_sets=self._share(self.margin_same, self.margin),
+            firm_overlap=self._share(self.margin_kept, self.margin),
             weight_l1=self._share(self.weight_change, self.weight),
             load_tv=bootstrap(load, documents, total_variation),
             load_tv_floor=sampling_floor(self.base_load),
