@@ -19,8 +19,9 @@ again *by margin*: each token counts by the base's margin between the last chose
 that near-ties, which any rounding flips, count little. Both are judged *beyond chance*: 0 is what independent choices
 of k of E experts share (k / E), 1 the same choice, so that the limits mean the same for 1 of 128 and for 6 of 8. Whole
 sets are reported, not judged: they fall with k where every single choice is as firm. The L1 distance of the routing
-weights is relative to their sum, and what the changed choices alone explain of it, two for each, is taken off. The load's total variation must also exceed what two samples of texts of the base
-alone show. A bar counts as crossed only if the whole 99 % interval over documents lies beyond it.
+weights is relative to their sum, and what the changed choices alone explain of it, two for each, is taken off. The
+load's total variation must also exceed what two samples of texts of the base alone show. A bar counts as crossed only
+if the whole 99 % interval over documents lies beyond it.
 
 The base's gate is also given the tuned model's inputs: where the two gates then agree, the change came in from the
 layers before, and the finding follows from an earlier one. Experts that changed places show in the correlation

@@ -26,7 +26,7 @@ class DriftStatistic(State):
     """Sums by cluster of documents, [clusters] or [clusters, columns], over the tokens that both models read.
 
     Args:
-        base, tuned: the two gates; same number of columns and same top-k.
+        base, tuned: the two gates; same number of columns.
         documents: number of documents of the probe.
 
     """
@@ -52,7 +52,7 @@ class DriftStatistic(State):
         """Take in the same tokens of both models, in the same order."""
         documents = base.documents.cpu()
         cluster = documents % CLUSTERS
-        first, second = base.experts.cpu(), tuned.experts.cpu()
+        first, second = _as_wide(base.experts.cpu(), tuned.experts.cpu())
         same = same_set(first, second)
         kept = ((first.unsqueeze(-1) == second.unsqueeze(-2)).any(dim=-1) & (first >= 0)).sum(dim=-1)
         self.seen += torch.bincount(documents, minlength=self.seen.numel())
@@ -131,7 +131,7 @@ class DriftStatistic(State):
         if chosen[0] is None or chosen[1] is None:
             return
         self._add("own", cluster, torch.ones_like(cluster))
-        self._add("own_same", cluster, same_set(chosen[0], chosen[1]).cpu().long())
+        self._add("own_same", cluster, same_set(*_as_wide(chosen[0], chosen[1])).cpu().long())
 
     def value(self, rounding: float | None = None, renumbering: Renumbering | None = None) -> Drift | None:
         """The drift in numbers, None where no token was seen; other statistics know the two arguments."""
@@ -170,6 +170,14 @@ class DriftStatistic(State):
             return shape(total[..., 0] / np.maximum(total[..., 1], 1e-300))
 
         return bootstrap(both, int((self.seen > 0).sum()), ratio)
+
+
+def _as_wide(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two [tokens, k] index tensors of different k with as many slots, the spare ones unused (-1)."""
+    width = max(first.shape[-1], second.shape[-1])
+    return tuple(  # type: ignore[return-value]  # there are two
+        torch.nn.functional.pad(experts, (0, width - experts.shape[-1]), value=-1) for experts in (first, second)
+    )
 
 
 def _choice(gate: Gate, inputs: Tensor) -> Tensor | None:
@@ -248,8 +256,11 @@ def table_changes(base: Tensor | None, tuned: Tensor | None) -> int | None:
     """Rows of a hash table [vocabulary, k] that name another set of experts; None where there is no table.
 
     Rows that only one of the two has belong to a vocabulary that was extended or cut: they change no token of both.
+    Rows that named an expert which is gone (-1) have to change.
     """
     if base is None or tuned is None:
         return None
     rows = min(len(base), len(tuned))
-    return int((~same_set(base[:rows].cpu().long(), tuned[:rows].cpu().long())).sum())
+    first, second = _as_wide(base[:rows].cpu().long(), tuned[:rows].cpu().long())
+    had_to = (base[:rows].cpu() < 0).any(dim=-1) & (second >= 0).any(dim=-1)
+    return int((~same_set(first, second) & ~had_to).sum())
