@@ -15,14 +15,13 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.drift import Change, compare, noise, permuted, tuned
-from moeprobe.detectors.routing_drift import beyond_chance
+from moeprobe.detectors.drift_bars import beyond_chance
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.result import Result
 from moeprobe.reporting.words import number
 
 CHANGES: dict[str, Change | None] = {
     "bfloat16": None,
-    "60 steps at 3e-5": tuned(3e-5),
     "60 steps at 1e-4": tuned(1e-4),
     "60 steps at 3e-4": tuned(3e-4),
     "60 steps at 1e-3": tuned(1e-3),

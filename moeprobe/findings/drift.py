@@ -32,13 +32,15 @@ class Renumbering(Plain):
 
     ``likeness`` is the mean correlation over tokens of the logits (in a hash layer: of who is chosen) of the experts
     that moved with those at their new places, ``likeness_as_is`` with those at their old places. ``together``: whether
-    the experts' tensors moved with the gate's rows, None where that is not known.
+    the experts' tensors moved with the gate's rows, None where that is not known. ``aligned``: whether the drift was
+    counted in the new order.
     """
 
     now: list[int]
     likeness: float
     likeness_as_is: float
     together: bool | None = None
+    aligned: bool = False
 
 
 FactName = Literal[
@@ -95,7 +97,7 @@ class Drift(Plain):
     last chosen and first left-out expert, so that near-ties count little. ``firm_overlap``: ``overlap`` with the same
     weights; unlike whole sets, it does not fall with the number of experts that a token is sent to. ``weight_l1``: L1
     distance of the routing weights over the union of experts, relative to the base's sum (0 to 2). ``load_tv``: total
-    variation between the loads; ``load_tv_floor`` is its mean between two samples of documents drawn from the base alone.
+    variation between the loads; ``load_tv_floor`` is its mean between two samples of documents of the base alone.
     ``logits``: root mean square change of the logits relative to the base's spread over experts (the
     per-token offset, which softmax cannot see, is removed from softmax routers). ``own_sets``: share of tokens
     that base and tuned gate send to the same set *given the same inputs*, the tuned model's, in float32.
@@ -106,7 +108,7 @@ class Drift(Plain):
     ``facts`` are those that differ, ``gate_same`` and ``bias_same`` whether the gate's own matrix and the biases are
     equal bit for bit (in the coarser dtype of the two), ``experts_changed`` how many experts' tensors are not equal bit
     for bit. Where experts are gone, the base is one without them, and every number is the tuned model's
-    (``pruning.kept`` tells whose). Where ``renumbering.together``, the numbers are the tuned model's as well.
+    (``pruning.kept`` tells whose). Where ``renumbering.aligned``, the numbers are the tuned model's as well.
     """
 
     tokens: int

@@ -162,7 +162,8 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "permuted-experts": ("kind", "std", "evenness", "coupling"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
     "routing-drift": (
-        "kept_experts", "firm_kept", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor", "rows_changed",
+        "kept_experts", "firm_kept", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor",
+        "rows_changed",
     ),
     "untrained-gate": ("coupling", "norm_variation", "largest_singular", "cosine_rms", "kurtosis"),
 }  # fmt: skip

@@ -166,7 +166,7 @@ class _Pair:
             now = self._alignment.now.tolist()
             seen = found if found is not None and found.now == now else None
             # Rows and experts were matched by their weights, whatever the tokens show.
-            return seen.model_copy(update={"together": True}) if seen else _by_weights(now)
+            return seen.model_copy(update={"together": True, "aligned": True}) if seen else _by_weights(now)
         if found is None:
             return None
         owners = sorted(range(len(found.now)), key=lambda expert: found.now[expert])
@@ -174,7 +174,7 @@ class _Pair:
 
 
 def _by_weights(now: list[int]) -> Renumbering:
-    return Renumbering(now=now, likeness=1.0, likeness_as_is=0.0, together=True)
+    return Renumbering(now=now, likeness=1.0, likeness_as_is=0.0, together=True, aligned=True)
 
 
 def check_shape(base: Router, tuned: Router) -> None:

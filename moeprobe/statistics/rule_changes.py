@@ -20,17 +20,18 @@ def fact_changes(base: Router, tuned: Router) -> list[FactChange]:
     found: list[tuple[FactName, object, object]] = [("top-k", base.top_k, tuned.top_k)]
     same_score = _same_score(base, tuned)
     if not same_score:
-        found.append(("score function", *_either(base, tuned, "score_function")))
+        function = _either(base, tuned, "score_function")
+        found.append(("score function", function[0], function[1]))
     renormalised = _either(base, tuned, "renormalised")
-    found.append(("renormalisation", *(_yes(one) for one in renormalised)))
+    found.append(("renormalisation", _yes(renormalised[0]), _yes(renormalised[1])))
     factors = _either(base, tuned, "scaling_factor")
     if same_score and renormalised[0] == renormalised[1] and not _close(*factors):
-        found.append(("scaling factor", *map(_digits, factors)))
+        found.append(("scaling factor", _digits(factors[0]), _digits(factors[1])))
     if not _close(base.output_factor, tuned.output_factor):
         found.append(("output factor", _digits(base.output_factor), _digits(tuned.output_factor)))
     found.append(("groups", _groups(base), _groups(tuned)))
     biases = [_has_bias(one) for one in (base, tuned)]
-    found.append(("selection bias", *("present" if one else "none" for one in biases)))
+    found.append(("selection bias", _present(biases[0]), _present(biases[1])))
     if all(biases):
         found.append(("place of the bias", base.bias_on, tuned.bias_on))
     return [
@@ -80,6 +81,10 @@ def _groups(router: Router) -> str:
         return "none"
     ranked = "the best member" if groups.score == "max" else "the two best members"
     return f"{groups.kept} of {groups.count} groups by {ranked}"
+
+
+def _present(has: bool) -> str:
+    return "present" if has else "none"
 
 
 def _has_bias(router: Router) -> bool:

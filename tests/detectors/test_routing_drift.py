@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moeprobe.detectors import routing_drift
+from moeprobe.detectors import drift_facts, routing_drift
 from moeprobe.findings.drift import LoadShift, Renumbering
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.finding import Check, Finding
@@ -116,7 +116,7 @@ def test_a_changed_table_is_an_error(changed: int) -> None:
 
 def test_a_table_in_another_order_is_a_warning() -> None:
     _, (found,) = run(drifted_table(changed=900, renumbering=renumbered(1.0, 0.0)))
-    assert (found.severity, found.cause) == ("warning", routing_drift.RENUMBERED)
+    assert (found.severity, found.cause) == ("warning", drift_facts.RENUMBERED)
     assert found.experts == [0, 1]
     assert "0 is now 1, 1 is now 0" in found.message
 
