@@ -199,8 +199,8 @@ def _judge_weights(case: Case[RoutingDriftLimits], drift: Drift, before: Differe
     if drift.weight_l1 is not None and distance is not None and beyond(distance, case.limits.weights_warning):
         case.find(
             "warning",
-            f"the routing weights differ from the base's by {percent(drift.weight_l1.value)} of their sum, of which the "
-            f"{percent(1 - drift.overlap.value)} of the experts that are not the same leave {percent(distance.value)} "
+            f"the routing weights differ from the base's by {percent(drift.weight_l1.value)} of their sum; the "
+            f"{percent(1 - drift.overlap.value)} of experts that are not the same leave {percent(distance.value)} "
             f"unexplained (the limit is {percent(case.limits.weights_warning)})",
             quantity="L1 distance of the routing weights over their sum, without changed choices",
             measured=distance.value,

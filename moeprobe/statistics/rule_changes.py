@@ -150,18 +150,29 @@ def follow(base: ExpertWeights | None, tuned: ExpertWeights | None, owners: Sequ
     """Whether the tuned model's experts are those of the base that their gate rows belong to.
 
     By their bits where both have the same dtype; else by the sizes of their matrices, which must be at least twice as
-    near in the order of the rows as in the other. None where neither tells.
+    near in the order of the rows as otherwise. None where neither tells.
     """
     moved = [(expert, owner) for expert, owner in enumerate(owners) if expert != owner]
     if base is None or tuned is None or not moved:
         return None if moved else True
-    as_moved = changed_experts(base, tuned, owners)
-    if as_moved == 0:
-        return True
-    near, far = _distance(base, tuned, moved), _distance(base, tuned, [(expert, expert) for expert, _ in moved])
+    changed = changed_experts(base, tuned, owners)
+    if changed is not None and (not changed or _elsewhere(base, tuned, owners) > len(owners) / 2):
+        return not changed
+    # Without experts that are gone, the other order is the old one; else any is as good.
+    pruned = len(owners) < max(len(base.checksums), max(owners) + 1)
+    others = [(expert, other) for expert, _ in moved for _, other in moved] if pruned else [(e, e) for e, _ in moved]
+    near, far = _distance(base, tuned, moved), _distance(base, tuned, others)
     if near is None or far is None or near == far:
         return None
     return True if near < far / 2 else False if far < near / 2 else None
+
+
+def _elsewhere(base: ExpertWeights, tuned: ExpertWeights, owners: Sequence[int]) -> int:
+    """How many experts are, bit for bit, one of the base to which another gate row belongs."""
+    known = set(base.checksums)
+    return sum(
+        one in known and one != base.checksums[owner] for one, owner in zip(tuned.checksums, owners, strict=False)
+    )
 
 
 def _distance(base: ExpertWeights, tuned: ExpertWeights, pairs: Sequence[tuple[int, int]]) -> float | None:
