@@ -22,7 +22,7 @@ from moeprobe.environment import source_date_epoch
 from moeprobe.errors import CheckpointError, ComparisonError, ParallelError
 from moeprobe.findings.drift import Base
 from moeprobe.findings.evidence import Evidence, RouterEvidence
-from moeprobe.findings.result import Model, Result, Unchecked
+from moeprobe.findings.result import Model, Result
 from moeprobe.findings.router import Router
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.legible import legible
@@ -34,7 +34,7 @@ from moeprobe.probes.batches import Batches, make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import ProbeRecipe, Recipe, adapt, load_recipe
-from moeprobe.records.saved import SavedRecords
+from moeprobe.records.saved import SavedRecords, load_saved
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.find import find_sites
 from moeprobe.routers.fingerprint import checksum_beside, fingerprints
@@ -141,7 +141,7 @@ def diff(
             "evidence": evidence,
             "checks": judgement.checks,
             "findings": judgement.findings,
-            "not_checked": [*result.not_checked, *_unpaired(pairing)],
+            "not_checked": [*result.not_checked, *pairing.unpaired()],
             "recipe": recipe.told(),
             "limits": {name: dict(limit) for name, limit in effective.items()},
             # What a saved result was held against, and by whose settings, says nothing about the comparison.
@@ -149,16 +149,6 @@ def diff(
             "settings": [],
         }
     )
-
-
-def load_saved(source: str | Path) -> Result | None:
-    """The saved result in a folder, or in a file ``result.json``; None where ``source`` is a checkpoint."""
-    path = Path(os.path.expanduser(source))
-    if path.suffix == ".json" and path.is_file():
-        return Result.load(path)
-    if (path / "result.json").is_file() and not (path / "config.json").exists():
-        return Result.load(path / "result.json")
-    return None
 
 
 def _recipe(
@@ -212,7 +202,7 @@ def _record(opened: Opened, recipe: Recipe, folder: Path, bars: Progress) -> Sid
         len(batches.documents),
         batches=batches,
         vocabulary=vocabulary,
-        others=_others(opened),
+        others=checksum_beside(opened.live),
     )
 
 
@@ -256,7 +246,7 @@ def _pair_live(
             dtype=opened.dtype,
             routers=measured.routers,
             probe=batches.facts(recipe.probe.texts),
-            base=_describe(base, words, _others(opened)),
+            base=_describe(base, words, checksum_beside(opened.live)),
             unread=opened.unread,
         ),
         checks=[],
@@ -291,12 +281,6 @@ def _tokens(base: Side, opened: Opened, recipe: Recipe, other_tokenizer: bool) -
     return batches, "the same"
 
 
-def _others(opened: Opened) -> str | None:
-    """Checksum of everything that is neither expert nor gate; None where some of it is not in memory."""
-    parts = [part for site in find_sites(opened.live) for part in (site.router, site.experts) if part is not None]
-    return checksum_beside(opened.live, parts)
-
-
 def _describe(base: Side, tokenizer: str, others: str | None = None) -> Base:
     model = base.model
     return Base(
@@ -308,12 +292,3 @@ def _describe(base: Side, tokenizer: str, others: str | None = None) -> Base:
         tokenizer=tokenizer,
         others_same=None if base.others is None or others is None else base.others == others,
     )
-
-
-def _unpaired(pairing: Pairing) -> list[Unchecked]:
-    """Routers of the base that were not recorded, or whose records are not to be trusted."""
-    return [
-        Unchecked(what=path, why=f"in the base, {partner.router.reason or 'the router could not be verified'}")
-        for path, partner in pairing.partners.items()
-        if not partner.router.verified or partner.activations is None
-    ]

@@ -59,6 +59,8 @@ def against_base(result: Result, pictures: dict[str, Picture]) -> Document:
         _HOW if rows else "",
         Figure(picture) if picture else "",
         by_layer if len(rows) <= _LONGEST else folded("Drift by layer", by_layer),
+        folded("What differs before any token is read", _before(result)),
+        folded("Experts that are gone", _gone(result)),
         folded("Experts whose load doubled or halved", _shifts(result)),
         folded("Experts in another order", _orders(result)),
     )
@@ -100,6 +102,45 @@ def _shifts(result: Result) -> Document:
             }
             for one, drift in _compared(result)
             for shift in drift.shifts
+        ]
+    )
+
+
+def _before(result: Result) -> Document:
+    """Facts and tensors of each router beside the base's; nothing where all of them are."""
+    axis = depth(result.evidence.routers)
+    compared = _compared(result)
+    if not any(one.facts or False in (one.gate_same, one.bias_same) or one.experts_changed for _, one in compared):
+        return ()
+    said = {True: "the base's", False: "another", None: "not known"}
+    return table(
+        [
+            {
+                axis.heading: axis.names[one.router.path],
+                "rule": "; ".join(f"{fact.name}: {plain(fact.tuned)}, was {plain(fact.base)}" for fact in drift.facts)
+                or "the base's",
+                "gate": said[drift.gate_same],
+                "bias": said[drift.bias_same],
+                "experts that changed": number(drift.experts_changed),
+            }
+            for one, drift in compared
+        ]
+    )
+
+
+def _gone(result: Result) -> Document:
+    axis = depth(result.evidence.routers)
+    return table(
+        [
+            {
+                axis.heading: axis.names[one.router.path],
+                "gone (the base's number)": str(lost.expert),
+                "its load, fair shares": number(lost.load),
+                "its tokens": number(lost.tokens),
+                "their new choices": ", ".join(f"{number(100 * to.share)} % {to.expert}" for to in lost.receivers),
+            }
+            for one, drift in _compared(result)
+            for lost in (drift.pruning.gone if drift.pruning else ())
         ]
     )
 

@@ -1,7 +1,7 @@
 """Fingerprints: by which experts, and whole models, are told to be the same in another process, or another run."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.routers.duplicates import sample_of
 from moeprobe.routers.experts import each_expert
-from moeprobe.routers.find import Site
+from moeprobe.routers.find import Site, find_sites
 from moeprobe.routers.sizes import Sizes
 from moeprobe.routers.wrapped import named_parameters
 
@@ -38,9 +38,10 @@ def fingerprints(site: Site, count: int) -> ExpertWeights:
     return ExpertWeights(rms=sizes.value(), checksums=checksums)
 
 
-def checksum_beside(model: nn.Module, modules: Iterable[nn.Module]) -> str | None:
-    """The same of all of a model's parameters but those of ``modules``; None where some are not in memory."""
-    left_out = {id(parameter) for module in modules for parameter in module.parameters()}
+def checksum_beside(model: nn.Module) -> str | None:
+    """The same of all parameters that are neither gate nor expert; None where some are not in memory."""
+    parts = [part for site in find_sites(model) for part in (site.router, site.experts) if part is not None]
+    left_out = {id(parameter) for part in parts for parameter in part.parameters()}
     rest = {name: one for name, one in named_parameters(model) if id(one) not in left_out}
     if any(parameter.is_meta for parameter in rest.values()):
         return None

@@ -7,6 +7,7 @@ import torch
 from moeprobe.errors import ComparisonError
 from moeprobe.findings.drift import Drift, Renumbering
 from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.result import Unchecked
 from moeprobe.findings.router import Router
 from moeprobe.findings.weights import ExpertWeights
 from moeprobe.records.record import Record
@@ -122,6 +123,14 @@ class Pairing:
             if drift is not None:
                 found[path] = drift
         return found
+
+    def unpaired(self) -> list[Unchecked]:
+        """Routers of the base that were not recorded, or whose records are not to be trusted."""
+        return [
+            Unchecked(what=path, why=f"in the base, {partner.router.reason or 'the router could not be verified'}")
+            for path, partner in self.partners.items()
+            if not partner.router.verified or partner.activations is None
+        ]
 
 
 class _Pair:
