@@ -90,6 +90,18 @@ def test_the_limits_mean_the_same_for_every_choice(chosen: int, experts: int) ->
     assert verdict(0.45) == verdict(0.0) == [FIRM]
 
 
+@pytest.mark.parametrize(("chosen", "experts"), CHOICES + [(12, 16), (15, 16)])
+def test_nine_tenths_of_the_choices_are_enough_unless_chance_gives_them(chosen: int, experts: int) -> None:
+    facts = {"top_k": chosen, "score_columns": experts, "experts": experts}
+
+    def found(kept: float) -> list[Finding]:
+        one = drifted(overlap=interval(kept, 0.005), firm_overlap=interval(kept + 0.01, 0.005))
+        return run(one.model_copy(update={"router": one.router.model_copy(update=facts)}))[1]
+
+    assert bool(found(0.9)) == (chosen / experts > 0.8)
+    assert found(chosen / experts)
+
+
 def test_where_all_are_chosen_no_choice_is_judged() -> None:
     one = drifted(overlap=interval(1, 0), firm_overlap=None)
     one = one.model_copy(update={"router": one.router.model_copy(update={"top_k": 16})})
