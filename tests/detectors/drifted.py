@@ -20,7 +20,7 @@ def drift(**facts: Any) -> Drift:
     defaults: dict[str, Any] = {
         "tokens": TOKENS,
         "documents": 60,
-        "overlap": interval(0.9),
+        "overlap": interval(0.88),
         "same_sets": interval(0.64),
         "firm_sets": interval(0.78),
         "firm_overlap": interval(0.92),

@@ -90,7 +90,7 @@ def test_the_limits_mean_the_same_for_every_choice(chosen: int, experts: int) ->
     assert verdict(0.45) == verdict(0.0) == [FIRM]
 
 
-@pytest.mark.parametrize(("chosen", "experts"), CHOICES + [(12, 16), (15, 16)])
+@pytest.mark.parametrize(("chosen", "experts"), [*CHOICES, (12, 16), (15, 16)])
 def test_nine_tenths_of_the_choices_are_enough_unless_chance_gives_them(chosen: int, experts: int) -> None:
     facts = {"top_k": chosen, "score_columns": experts, "experts": experts}
 
