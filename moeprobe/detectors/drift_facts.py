@@ -56,7 +56,8 @@ def difference(place: str, drift: Drift, base: Base) -> Difference | None:
         names = " and ".join(one.name for one in drift.facts)
         return Difference(f"the {names} of {place} is not the base's", restore(drift.facts))
     if bias_alone(drift):
-        return Difference(f"the bias of {place} is not the base's", _BIAS_REMEDY)
+        trained = f", nor are {drift.experts_changed} of its experts" if drift.experts_changed else ""
+        return Difference(f"the bias of {place} is not the base's{trained}", _BIAS_REMEDY)
     if drift.pruning is not None:
         gone = len(drift.pruning.gone)
         return Difference(f"{gone} of {gone + len(drift.pruning.kept)} experts of {place} are gone", _loss("pruned"))

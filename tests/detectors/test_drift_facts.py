@@ -78,6 +78,12 @@ def test_the_bias_alone(own: Any) -> None:
     assert {one.cause for one in found[1:]} <= {drift_facts.BEHIND}
 
 
+def test_a_bias_that_moved_beside_trained_experts_names_both() -> None:
+    found = run(*at(1, bias_same=False, experts_changed=7))
+    behind = [one for one in found if one.cause == drift_facts.BEHIND]
+    assert "the bias of layer 1 is not the base's, nor are 7 of its experts" in behind[0].message
+
+
 def test_a_gate_that_moved_with_its_bias_is_the_gates_doing() -> None:
     (found,) = run(drifted(gate_same=False, bias_same=False, own_sets=interval(0.2), **FAR))
     assert found.cause == routing_drift.OWN
