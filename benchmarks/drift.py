@@ -37,14 +37,17 @@ Written by `python benchmarks/drift.py --out docs/routing-drift.md`. Each traine
 float32 against a changed copy of itself, on 16,384 tokens: another dtype, Gaussian noise on every weight matrix (its
 size relative to the matrix's root mean square), 60 steps of Adam on the seven German documents at a fixed rate, and
 one gate whose rows were shifted by one place. Every number is that of the worst layer of the model. *By margin*
-is the share of same sets weighted by the base's margin, *gate alone* the share of same sets when both gates read the
-changed model's inputs, *floor* the total variation of the load between two samples of documents of one model, *load
-ratio* the largest change of an expert's load (from a factor of 2 on), *warnings* the findings of
-[routing-drift](detectors/routing-drift.md) with its default limits.
+is the share of same sets weighted by the base's margin (it is reported and not judged), *gate alone* the share of same
+sets when both gates read the changed model's inputs, *floor* the total variation of the load between two samples of
+documents of one model, *load ratio* the largest change of an expert's load (from a factor of 2 on), *warnings* the
+findings of [routing-drift](detectors/routing-drift.md) with its default limits.
 
 The limits lie between bfloat16 or gentle training (1e-4 and below) and ten times that rate. They are no measure of
 quality: whether the loss suffered is another question, see the detector's page.
 """
+
+BY_CHOICE = "## Whatever the number of chosen experts"
+"""Heading of what drift_by_choice.py gives; it stays when this table is written anew."""
 
 Change = Callable[[PreTrainedModel, PreTrainedTokenizerBase], None]
 
@@ -154,7 +157,8 @@ def main() -> None:
     sides = ("left", "left", *["right"] * (len(rows[0]) - 2)) if rows else ()
     written = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
     if out is not None:
-        out.write_text(f"{PAGE}\n{written}\n", encoding="utf-8")
+        rest = out.read_text(encoding="utf-8").partition(BY_CHOICE)[2] if out.exists() else ""
+        out.write_text(f"{PAGE}\n{written}\n" + (f"\n{BY_CHOICE}{rest}" if rest else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from moeprobe.environment import source_date_epoch
 from moeprobe.errors import CheckpointError, ComparisonError, ParallelError
 from moeprobe.findings.drift import Base
 from moeprobe.findings.evidence import Evidence, RouterEvidence
-from moeprobe.findings.result import Model, Result, Unchecked
+from moeprobe.findings.result import Model, Result
+from moeprobe.findings.router import Router
+from moeprobe.findings.weights import ExpertWeights
 from moeprobe.legible import legible
 from moeprobe.measure import measure, not_read
 from moeprobe.opened import Opened, open_model
@@ -32,9 +34,10 @@ from moeprobe.probes.batches import Batches, make_batches
 from moeprobe.probes.texts import load_documents
 from moeprobe.progress import Progress
 from moeprobe.recipe import ProbeRecipe, Recipe, adapt, load_recipe
-from moeprobe.records.saved import SavedRecords
+from moeprobe.records.saved import SavedRecords, load_saved
 from moeprobe.records.store import RecordStore
 from moeprobe.routers.find import find_sites
+from moeprobe.routers.fingerprint import checksum_beside, fingerprints
 from moeprobe.statistics.pairing import Pairing
 
 DETECTORS = ("routing-drift",)
@@ -45,7 +48,8 @@ DETECTORS = ("routing-drift",)
 class Side:
     """One of the two models as far as it is known without running it (again).
 
-    ``batches`` and ``vocabulary`` (token -> id) are None where a saved result was read.
+    ``batches``, ``vocabulary`` (token -> id) and ``others``, the checksum of what is neither expert nor gate, are None
+    where a saved result was read.
     """
 
     model: Model
@@ -55,6 +59,7 @@ class Side:
     saved: str | None = None
     batches: Batches | None = None
     vocabulary: dict[str, int] | None = None
+    others: str | None = None
 
 
 def diff(
@@ -136,7 +141,7 @@ def diff(
             "evidence": evidence,
             "checks": judgement.checks,
             "findings": judgement.findings,
-            "not_checked": [*result.not_checked, *_unpaired(pairing)],
+            "not_checked": [*result.not_checked, *pairing.unpaired()],
             "recipe": recipe.told(),
             "limits": {name: dict(limit) for name, limit in effective.items()},
             # What a saved result was held against, and by whose settings, says nothing about the comparison.
@@ -144,16 +149,6 @@ def diff(
             "settings": [],
         }
     )
-
-
-def load_saved(source: str | Path) -> Result | None:
-    """The saved result in a folder, or in a file ``result.json``; None where ``source`` is a checkpoint."""
-    path = Path(os.path.expanduser(source))
-    if path.suffix == ".json" and path.is_file():
-        return Result.load(path)
-    if (path / "result.json").is_file() and not (path / "config.json").exists():
-        return Result.load(path / "result.json")
-    return None
 
 
 def _recipe(
@@ -201,14 +196,21 @@ def _record(opened: Opened, recipe: Recipe, folder: Path, bars: Progress) -> Sid
     records = SavedRecords(folder, [one.router for one in measured.routers], batches.tokens)
     vocabulary = dict(opened.reader.get_vocab())
     return Side(
-        measured.model, measured.routers, records, len(batches.documents), batches=batches, vocabulary=vocabulary
+        measured.model,
+        measured.routers,
+        records,
+        len(batches.documents),
+        batches=batches,
+        vocabulary=vocabulary,
+        others=checksum_beside(opened.live),
     )
 
 
 def _pair_saved(base: Side, result: Result, source: str | Path, command: str) -> tuple[Result, Pairing]:
     """Read both models' records side by side."""
     tuned = _saved_side(result, source)
-    pairing = Pairing(base.records, base.routers, [one.router.path for one in tuned.routers], base.documents)
+    experts = {one.router.path: one.experts for one in tuned.routers}
+    pairing = Pairing(base.records, base.routers, list(experts), base.documents, lambda router: experts[router.path])
     for batch in range(len(tuned.records)):
         for path in tuned.records.gates:
             record = tuned.records.record(batch, path)
@@ -227,7 +229,12 @@ def _pair_live(
     """Run the tuned model on the base's tokens, pairing its records with the base's as they come."""
     started = time.time()
     batches, words = _tokens(base, opened, recipe, other_tokenizer)
-    pairing = Pairing(base.records, base.routers, [site.path for site in find_sites(opened.live)], base.documents)
+    sites = {site.path: site for site in find_sites(opened.live)}
+
+    def experts(router: Router) -> ExpertWeights:
+        return fingerprints(sites[router.path], router.experts)
+
+    pairing = Pairing(base.records, base.routers, list(sites), base.documents, experts)
     measured = measure(opened, batches, recipe.seed, bars, [pairing.update], lambda _: pairing.flush())
     if not measured.ran:
         raise CheckpointError(f"The tuned model cannot be compared: {measured.recording.failure}.")
@@ -239,7 +246,7 @@ def _pair_live(
             dtype=opened.dtype,
             routers=measured.routers,
             probe=batches.facts(recipe.probe.texts),
-            base=_describe(base, words),
+            base=_describe(base, words, checksum_beside(opened.live)),
             unread=opened.unread,
         ),
         checks=[],
@@ -274,7 +281,7 @@ def _tokens(base: Side, opened: Opened, recipe: Recipe, other_tokenizer: bool) -
     return batches, "the same"
 
 
-def _describe(base: Side, tokenizer: str) -> Base:
+def _describe(base: Side, tokenizer: str, others: str | None = None) -> Base:
     model = base.model
     return Base(
         source=model.source,
@@ -283,13 +290,5 @@ def _describe(base: Side, tokenizer: str) -> Base:
         dtype=model.dtype,
         saved=base.saved,
         tokenizer=tokenizer,
+        others_same=None if base.others is None or others is None else base.others == others,
     )
-
-
-def _unpaired(pairing: Pairing) -> list[Unchecked]:
-    """Routers of the base that were not recorded, or whose records are not to be trusted."""
-    return [
-        Unchecked(what=path, why=f"in the base, {partner.router.reason or 'the router could not be verified'}")
-        for path, partner in pairing.partners.items()
-        if not partner.router.verified or partner.activations is None
-    ]

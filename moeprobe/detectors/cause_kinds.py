@@ -6,6 +6,7 @@ from moeprobe.detectors import (
     bias_balance,
     bias_runaway,
     broken_contract,
+    drift_facts,
     duplicate_experts,
     flatness,
     hash_boundary,
@@ -113,21 +114,27 @@ OVERLOADED = Kind("overloaded experts", "overloaded-experts")
 ROUNDING = Kind("choices that rounding decides", "low-precision-routing")
 BOUNDARY = Kind("an unsettled boundary", "hash-boundary", (hash_boundary.UNSETTLED, hash_boundary.JUMP))
 SIZE = Kind("a branch of the wrong size", "scale-mismatch")
-DRIFT_ORDER = Kind("another order than the base's", "routing-drift", (routing_drift.RENUMBERED,))
+DRIFT_RULE = Kind("another rule than the base's", "routing-drift")
+DRIFT_PARTS = Kind(
+    "a bias, experts or fewer of them than the base's",
+    "routing-drift",
+    (drift_facts.BIAS, drift_facts.EXPERTS, drift_facts.PRUNED, drift_facts.UNTIED, drift_facts.TOGETHER),
+)
+DRIFT_ORDER = Kind("another order than the base's", "routing-drift", (drift_facts.RENUMBERED,))
 DRIFT = Kind("another choice than the base's", "routing-drift", (routing_drift.OWN, routing_drift.UNTOLD))
 DRIFT_WEIGHTS = Kind("other weights than the base's", "routing-drift", (routing_drift.WEIGHTS,))
-DRIFT_INHERITED = Kind("drift from above", "routing-drift", (routing_drift.INHERITED,))
+DRIFT_INHERITED = Kind("drift from above", "routing-drift", (routing_drift.INHERITED, drift_facts.BEHIND))
 WHOLE_SIZE = Kind("the size of all routed branches", "scale-mismatch", whole=True)
 UNREAD = Kind("tensors that nothing reads", "unread-tensors", whole=True)
 OTHER = Kind("anything else", "")
 
 KINDS: tuple[Kind, ...] = (
     *(MISPLACED, COPIES, COPIED_ROWS, NONFINITE_BEFORE, NONFINITE_BEHIND, TABLE, TABLE_UNUSED_ROWS),
-    *(FEW_LEVELS, EQUAL_ROWS, LOW_RANK, FLAT, ROWS, TENSORS, TOP_ONE, OTHER_CHOICE, CONTRACT, RULE),
+    *(FEW_LEVELS, EQUAL_ROWS, LOW_RANK, FLAT, TENSORS, TOP_ONE, OTHER_CHOICE, CONTRACT, RULE),
     *(BIAS_OFFSET, BIAS_LOST, BIAS, BIAS_ALWAYS, BIAS_ALWAYS_SEEN, BIAS_NEVER, BIAS_NEVER_SEEN),
-    *(BIAS_DECIDES, BIAS_OPPOSED, LESS_EVEN, ONE_SET, NOT_BY_TOKEN, NAN, NAN_OUTPUT, FADED, EDGE, NUMERICS),
+    *(BIAS_DECIDES, BIAS_OPPOSED, LESS_EVEN, ONE_SET, NOT_BY_TOKEN, NAN, NAN_OUTPUT, FADED, EDGE, NUMERICS, ROWS),
     *(ORDER, DRIFT_TABLE, CHOICE, UNTRAINED, DEAD, OVERLOADED, ROUNDING, SIZE, BOUNDARY),
-    *(DRIFT_ORDER, DRIFT, DRIFT_WEIGHTS, DRIFT_INHERITED, WHOLE_SIZE, UNREAD, OTHER),
+    *(DRIFT_RULE, DRIFT_PARTS, DRIFT_ORDER, DRIFT, DRIFT_WEIGHTS, DRIFT_INHERITED, WHOLE_SIZE, UNREAD, OTHER),
 )
 """The strict order: at one router a finding is caused by findings of earlier kinds only."""
 

@@ -25,6 +25,8 @@ from moeprobe.detectors.cause_kinds import (
     DRIFT,
     DRIFT_INHERITED,
     DRIFT_ORDER,
+    DRIFT_PARTS,
+    DRIFT_RULE,
     DRIFT_TABLE,
     DRIFT_WEIGHTS,
     EDGE,
@@ -130,6 +132,7 @@ RELATIONS: tuple[Relation, ...] = (
         refuted_by=finite_between,
     ),
     Relation("one underflow, forward and backward", (FADED,), (EDGE,), Where.HERE),
+    Relation("a row whose logits underflow is a long one", (FADED, EDGE, NUMERICS), (ROWS,), Where.HERE, severe),
     Relation(
         "where hardly any expert is preferred, rounding decides",
         (*_FLAT, ONE_SET, NOT_BY_TOKEN),
@@ -225,13 +228,14 @@ RELATIONS: tuple[Relation, ...] = (
         size_of_its_own,
     ),
     # Drift from a base.
+    Relation("one config changes the rule of all layers", (DRIFT_RULE,), (DRIFT_RULE,), Where.LATER, same_cause),
     Relation("a damaged table is not the base's", (TABLE,), (DRIFT_TABLE,), Where.HERE),
     Relation("rows out of order", _MISMATCH, (DRIFT_ORDER, DRIFT), Where.HERE),
     Relation("a gate that was damaged is not the base's", (*_CHOOSES, FEW_LEVELS, UNTRAINED), (DRIFT,), Where.HERE),
     Relation("another rule gives other weights", (TOP_ONE, OTHER_CHOICE, CONTRACT, RULE), (DRIFT_WEIGHTS,), Where.HERE),
     Relation(
         "what a changed layer hands on",
-        (DRIFT_TABLE, DRIFT_ORDER, DRIFT, DRIFT_WEIGHTS, DRIFT_INHERITED),
+        (DRIFT_TABLE, DRIFT_RULE, DRIFT_PARTS, DRIFT_ORDER, DRIFT, DRIFT_WEIGHTS, DRIFT_INHERITED),
         (DRIFT_INHERITED,),
         Where.LATER,
     ),

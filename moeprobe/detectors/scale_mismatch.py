@@ -91,7 +91,7 @@ from moeprobe.detectors.detector import Detector, Judgement
 from moeprobe.detectors.lost_norm import judge_lost_norm, lost_norm
 from moeprobe.detectors.scale_curve import CurveLimits, correction, culprit, points_to, read_curve
 from moeprobe.detectors.siblings import SizeLimits
-from moeprobe.detectors.tensor_sizes import judge_tensors
+from moeprobe.detectors.tensor_sizes import TENSORS, judge_tensors
 from moeprobe.detectors.weight_rule import CONFIG, FACTOR, NORMALISED, UNEXPLAINED, UNNORMALISED, judge_rule
 from moeprobe.detectors.wording import number, percent
 from moeprobe.findings.evidence import Evidence, ScaleCurve
@@ -146,6 +146,8 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
                 _judge_offset(case, offset, cleared)
             case.keep_worst()
         judge_tensors(cases)
+        for case in cases:
+            _confirm(case)
         model = self.open_model(evidence, limits)
         if None not in curves:
             loss = evidence.experiments.loss if evidence.experiments else None
@@ -158,6 +160,17 @@ class ScaleMismatch(Detector[ScaleMismatchLimits]):
         else:
             judge_lost_norm(model, evidence.routers, curves.get(None))
         return Judgement.of([*cases, model])
+
+
+def _confirm(case: Case[ScaleMismatchLimits]) -> None:
+    """A tensor of an odd size is wrong for certain where the loss wants its layer at another size."""
+    if any(found.cause in (TOO_LARGE, TOO_SMALL) and found.severity == "error" for found in case.findings):
+        case.findings = [
+            found.model_copy(update={"severity": "error"})
+            if found.cause in TENSORS and found.severity == "warning"
+            else found
+            for found in case.findings
+        ]
 
 
 def _with_reason(found: Finding, lacking: str) -> Finding:

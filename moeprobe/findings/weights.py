@@ -84,6 +84,7 @@ class ExpertWeights(Plain):
     ``foreign``: where there is none, the gate of another layer without one that fits best; None where no other was
     tried. ``rms``: name of a matrix -> [experts] root mean square of its entries, zero only where all are, None where
     they are not finite; ``shared`` the same for the matrices of the shared expert, by their names in the block.
+    ``checksums`` [experts]: dtype and CRC-32 of the bits that the cosine looks at.
     """
 
     reason: str = ""
@@ -96,6 +97,7 @@ class ExpertWeights(Plain):
     foreign: ForeignTie | None = None
     rms: dict[str, list[float | None]] = {}
     shared: dict[str, float | None] = {}
+    checksums: list[str] = []
 
 
 class HashTable(Plain):

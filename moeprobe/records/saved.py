@@ -1,5 +1,6 @@
-"""SavedRecords: what a RecordStore wrote, read back record by record."""
+"""SavedRecords: what a RecordStore wrote, read back record by record; and the result beside it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moeprobe.errors import ComparisonError
+from moeprobe.findings.result import Result
 from moeprobe.findings.router import Router
 from moeprobe.records.record import Record
 from moeprobe.records.store import FIELDS, GATES, saved_gate
@@ -129,3 +131,13 @@ def _read(file: Path, router: str | None = None) -> dict[str, Tensor]:
         raise ComparisonError(
             f"{file} cannot be read ({why}); make the records again with `moeprobe analyze --save-records`."
         ) from error
+
+
+def load_saved(source: str | Path) -> Result | None:
+    """The saved result in a folder, or in a file ``result.json``; None where ``source`` is a checkpoint."""
+    path = Path(os.path.expanduser(source))
+    if path.suffix == ".json" and path.is_file():
+        return Result.load(path)
+    if (path / "result.json").is_file() and not (path / "config.json").exists():
+        return Result.load(path / "result.json")
+    return None

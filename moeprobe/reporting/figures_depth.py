@@ -63,7 +63,7 @@ def drift(result: Result) -> Picture | None:
     routers = result.evidence.routers
     panels = [
         _interval_panel("share of the base's experts kept", "drift.overlap", routers),
-        _interval_panel("same sets, weighted by the base's margin", "drift.firm_sets", routers),
+        _interval_panel("experts kept, weighted by the base's margin", "drift.firm_overlap", routers),
         _interval_panel("L1 distance of the routing weights / their sum", "drift.weight_l1", routers),
         _interval_panel("total variation of the load", "drift.load_tv", routers),
     ]

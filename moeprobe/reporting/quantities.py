@@ -122,6 +122,7 @@ QUANTITIES: dict[str, Quantity] = {
     "kept_experts": Quantity("experts kept", at(f"{_DRIFT}overlap.value")),
     "same_sets": Quantity("same sets", at(f"{_DRIFT}same_sets.value")),
     "firm_sets": Quantity("same sets by margin", at(f"{_DRIFT}firm_sets.value")),
+    "firm_kept": Quantity("experts kept by margin", at(f"{_DRIFT}firm_overlap.value")),
     "own_sets": Quantity("same sets, gate alone", at(f"{_DRIFT}own_sets.value")),
     "weight_l1": Quantity("weights, L1", at(f"{_DRIFT}weight_l1.value")),
     "load_tv": Quantity("load, TV", at(f"{_DRIFT}load_tv.value")),
@@ -161,7 +162,8 @@ EVIDENCE: dict[str, tuple[str, ...]] = {
     "permuted-experts": ("kind", "std", "evenness", "coupling"),
     "duplicate-experts": ("identical_experts", "expert_cosine", "identical_rows", "row_cosine"),
     "routing-drift": (
-        "kept_experts", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor", "rows_changed",
+        "kept_experts", "firm_kept", "same_sets", "firm_sets", "own_sets", "weight_l1", "load_tv", "load_tv_floor",
+        "rows_changed",
     ),
     "untrained-gate": ("coupling", "norm_variation", "largest_singular", "cosine_rms", "kurtosis"),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from moeprobe.routers.coupling import Coupling
 from moeprobe.routers.duplicates import Gram, identical, nearest
 from moeprobe.routers.experts import expert_tensors
 from moeprobe.routers.find import Site
+from moeprobe.routers.fingerprint import checksum
 from moeprobe.routers.gate import Gate
 from moeprobe.routers.gate_shape import gate_shape
 from moeprobe.routers.gate_values import direction_count, distinct_share
@@ -97,6 +98,7 @@ class ExpertFacts:
         self._several = count > 1
         self._gram = Gram(lasting)
         self._sizes = Sizes()
+        self._checksums: list[str] = []
         usable = rows is not None and rows.shape[0] == count and bool(torch.isfinite(rows).all())
         self._coupling = Coupling(rows, known) if rows is not None and usable else None
 
@@ -104,6 +106,7 @@ class ExpertFacts:
         """Take in the tensors of the next expert."""
         self._gram.add(tensors)
         self._sizes.add(tensors)
+        self._checksums.append(checksum(tensors))
         if self._coupling is not None:
             self._coupling.add(expert, tensors)
 
@@ -121,6 +124,7 @@ class ExpertFacts:
             untied=untied,
             rms=self._sizes.value(),
             shared=shared,
+            checksums=self._checksums,
         )
 
 

@@ -26,13 +26,13 @@ class DriftStatistic(State):
     """Sums by cluster of documents, [clusters] or [clusters, columns], over the tokens that both models read.
 
     Args:
-        base, tuned: the two gates; same number of columns and same top-k.
+        base, tuned: the two gates; same number of columns.
         documents: number of documents of the probe.
 
     """
 
     added = (
-        "seen", "tokens", "slots", "kept", "same", "margin", "margin_same", "weight", "weight_change",
+        "seen", "tokens", "slots", "kept", "same", "margin", "margin_same", "margin_kept", "weight", "weight_change",
         "logit_spread", "logit_change", "nonfinite", "own", "own_same", "base_load", "tuned_load",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ class DriftStatistic(State):
         self.seen = counts(documents)
         self.tokens, self.slots, self.kept, self.same = (counts(CLUSTERS) for _ in range(4))
         self.own, self.own_same = counts(CLUSTERS), counts(CLUSTERS)
-        self.margin, self.margin_same = sums(CLUSTERS), sums(CLUSTERS)
+        self.margin, self.margin_same, self.margin_kept = sums(CLUSTERS), sums(CLUSTERS), sums(CLUSTERS)
         self.weight, self.weight_change = sums(CLUSTERS), sums(CLUSTERS)
         self.logit_spread, self.logit_change = sums(CLUSTERS), sums(CLUSTERS)
         self.nonfinite = counts(1)
@@ -52,7 +52,7 @@ class DriftStatistic(State):
         """Take in the same tokens of both models, in the same order."""
         documents = base.documents.cpu()
         cluster = documents % CLUSTERS
-        first, second = base.experts.cpu(), tuned.experts.cpu()
+        first, second = _as_wide(base.experts.cpu(), tuned.experts.cpu())
         same = same_set(first, second)
         kept = ((first.unsqueeze(-1) == second.unsqueeze(-2)).any(dim=-1) & (first >= 0)).sum(dim=-1)
         self.seen += torch.bincount(documents, minlength=self.seen.numel())
@@ -61,7 +61,7 @@ class DriftStatistic(State):
         self._add("kept", cluster, kept)
         self._add("same", cluster, same.long())
         self._count(cluster, first, second)
-        self._margins(base, cluster, same)
+        self._margins(base, cluster, same, kept)
         self._weights(base, tuned, cluster)
         self._logits(base, tuned, cluster)
         self._own(tuned, cluster)
@@ -77,7 +77,7 @@ class DriftStatistic(State):
             flat = (cluster.unsqueeze(-1) * columns + experts)[used]
             table += torch.bincount(flat, minlength=table.numel()).reshape(table.shape)
 
-    def _margins(self, base: Record, cluster: Tensor, same: Tensor) -> None:
+    def _margins(self, base: Record, cluster: Tensor, same: Tensor, kept: Tensor) -> None:
         """The gap at the base's k boundary in units of the spread of its scores, as in ``Selection``."""
         k = base.router.top_k
         if base.logits is None or base.router.kind == "hash" or base.logits.shape[-1] <= k:
@@ -93,6 +93,7 @@ class DriftStatistic(State):
         usable = torch.isfinite(margin)
         self._add("margin", cluster[usable], margin[usable])
         self._add("margin_same", cluster[usable], margin[usable] * same[usable])
+        self._add("margin_kept", cluster[usable], margin[usable] * kept[usable] / k)
 
     def _weights(self, base: Record, tuned: Record, cluster: Tensor) -> None:
         first, second = self._dense(base), self._dense(tuned)
@@ -130,7 +131,7 @@ class DriftStatistic(State):
         if chosen[0] is None or chosen[1] is None:
             return
         self._add("own", cluster, torch.ones_like(cluster))
-        self._add("own_same", cluster, same_set(chosen[0], chosen[1]).cpu().long())
+        self._add("own_same", cluster, same_set(*_as_wide(chosen[0], chosen[1])).cpu().long())
 
     def value(self, rounding: float | None = None, renumbering: Renumbering | None = None) -> Drift | None:
         """The drift in numbers, None where no token was seen; other statistics know the two arguments."""
@@ -144,6 +145,7 @@ class DriftStatistic(State):
             overlap=self._share(self.kept, self.slots) or Interval(value=float("nan")),
             same_sets=self._share(self.same, self.tokens) or Interval(value=float("nan")),
             firm_sets=self._share(self.margin_same, self.margin),
+            firm_overlap=self._share(self.margin_kept, self.margin),
             weight_l1=self._share(self.weight_change, self.weight),
             load_tv=bootstrap(load, documents, total_variation),
             load_tv_floor=sampling_floor(self.base_load),
@@ -168,6 +170,14 @@ class DriftStatistic(State):
             return shape(total[..., 0] / np.maximum(total[..., 1], 1e-300))
 
         return bootstrap(both, int((self.seen > 0).sum()), ratio)
+
+
+def _as_wide(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two [tokens, k] index tensors of different k with as many slots, the spare ones unused (-1)."""
+    width = max(first.shape[-1], second.shape[-1])
+    return tuple(  # type: ignore[return-value]  # there are two
+        torch.nn.functional.pad(experts, (0, width - experts.shape[-1]), value=-1) for experts in (first, second)
+    )
 
 
 def _choice(gate: Gate, inputs: Tensor) -> Tensor | None:
@@ -246,8 +256,11 @@ def table_changes(base: Tensor | None, tuned: Tensor | None) -> int | None:
     """Rows of a hash table [vocabulary, k] that name another set of experts; None where there is no table.
 
     Rows that only one of the two has belong to a vocabulary that was extended or cut: they change no token of both.
+    Rows that named an expert which is gone (-1) have to change.
     """
     if base is None or tuned is None:
         return None
     rows = min(len(base), len(tuned))
-    return int((~same_set(base[:rows].cpu().long(), tuned[:rows].cpu().long())).sum())
+    first, second = _as_wide(base[:rows].cpu().long(), tuned[:rows].cpu().long())
+    had_to = (base[:rows].cpu() < 0).any(dim=-1) & (second >= 0).any(dim=-1)
+    return int((~same_set(first, second) & ~had_to).sum())

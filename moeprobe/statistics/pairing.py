@@ -1,17 +1,22 @@
 """Pairing: the drift of every router, fed the tuned model's records in the order in which the base's were saved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from moeprobe.errors import ComparisonError
-from moeprobe.findings.drift import Drift
+from moeprobe.findings.drift import Drift, Renumbering
 from moeprobe.findings.evidence import RouterEvidence
+from moeprobe.findings.result import Unchecked
 from moeprobe.findings.router import Router
+from moeprobe.findings.weights import ExpertWeights
 from moeprobe.records.record import Record
 from moeprobe.records.saved import SavedRecords
+from moeprobe.statistics.alignment import Alignment, match_rows
 from moeprobe.statistics.drift import DriftStatistic
 from moeprobe.statistics.expert_order import ExpertOrder
+from moeprobe.statistics.lost_experts import LostExperts
+from moeprobe.statistics.rule_changes import changed_experts, fact_changes, follow, same_biases, same_matrix
 
 _OTHER_TOKENS = (
     "The base was recorded on other tokens than the tuned model reads; use the same texts, recipe and tokenizer for "
@@ -27,6 +32,7 @@ class Pairing:
         base: evidence of the base's routers.
         paths: paths of the tuned model's routers, in the order of its modules.
         documents: number of documents of the probe.
+        experts: asked for what the tensors of a tuned router's experts say, while records come.
 
     Raises:
         ComparisonError: the models do not have the same number of routers.
@@ -34,7 +40,12 @@ class Pairing:
     """
 
     def __init__(
-        self, records: SavedRecords, base: Sequence[RouterEvidence], paths: Sequence[str], documents: int
+        self,
+        records: SavedRecords,
+        base: Sequence[RouterEvidence],
+        paths: Sequence[str],
+        documents: int,
+        experts: Callable[[Router], ExpertWeights | None] = lambda _: None,
     ) -> None:
         if len(base) != len(paths):
             raise ComparisonError(
@@ -48,7 +59,8 @@ class Pairing:
         self._records = records
         self._documents = documents
         self._batch = 0
-        self._statistics: dict[str, tuple[DriftStatistic, ExpertOrder]] = {}
+        self._experts = experts
+        self._pairs: dict[str, _Pair] = {}
 
     def update(self, tuned: Record) -> None:
         """Compare one record with the base's of the same batch.
@@ -65,12 +77,26 @@ class Pairing:
             return
         if not _same_tokens(base, tuned):
             raise ComparisonError(_OTHER_TOKENS)
-        if tuned.router.path not in self._statistics:
+        path = tuned.router.path
+        if path not in self._pairs:
             check_shape(partner, tuned.router)
-            drift = DriftStatistic(base.gate, tuned.gate, self._documents)
-            self._statistics[tuned.router.path] = drift, ExpertOrder(base.gate)
-        for statistic in self._statistics[tuned.router.path]:
-            statistic.update(base, tuned)
+            self._pairs[path] = self._open(base, tuned)
+        self._pairs[path].update(base, tuned)
+
+    def _open(self, base: Record, tuned: Record) -> "_Pair":
+        path, before = tuned.router.path, self.partners[tuned.router.path].experts
+        columns = (base.router.score_columns, tuned.router.score_columns)
+        owners = match_rows(base.gate.weight, tuned.gate.weight)
+        if columns[0] != columns[1]:
+            if owners is None:
+                raise ComparisonError(
+                    f"{path} has {columns[1]} experts and the base {columns[0]}, and its gate's rows are not to be "
+                    "found among the base's, so it is not known which experts are gone; compare with the model that "
+                    "the experts were taken from."
+                )
+        elif owners is None or not follow(before, self._experts(tuned.router), owners):
+            owners = list(range(columns[0]))
+        return _Pair(Alignment(owners, base.gate, tuned.gate), self._documents)
 
     def flush(self) -> None:
         """Go on to the next batch."""
@@ -91,30 +117,95 @@ class Pairing:
         found = {}
         for one in tuned:
             path = one.router.path
-            if path not in self._statistics or not (one.router.verified and self.partners[path].router.verified):
+            if path not in self._pairs or not (one.router.verified and self.partners[path].router.verified):
                 continue
-            statistic, order = self._statistics[path]
-            drift = statistic.value(_rounding(self.partners[path], one), order.value())
+            drift = self._pairs[path].value(self.partners[path], one)
             if drift is not None:
                 found[path] = drift
         return found
+
+    def unpaired(self) -> list[Unchecked]:
+        """Routers of the base that were not recorded, or whose records are not to be trusted."""
+        return [
+            Unchecked(what=path, why=f"in the base, {partner.router.reason or 'the router could not be verified'}")
+            for path, partner in self.partners.items()
+            if not partner.router.verified or partner.activations is None
+        ]
+
+
+class _Pair:
+    """What is counted of one router and its partner in the base."""
+
+    def __init__(self, alignment: Alignment, documents: int) -> None:
+        self._alignment = alignment
+        self._moved = list(alignment.owners) != list(range(alignment.base.router.score_columns))
+        self._gate = alignment.gate() if self._moved else alignment.base
+        self._drift = DriftStatistic(self._gate, alignment.tuned, documents)
+        self._order = None if alignment.pruned else ExpertOrder(alignment.base)
+        columns = alignment.base.router.score_columns
+        self._lost = LostExperts(columns, alignment.owners) if alignment.pruned else None
+
+    def update(self, base: Record, tuned: Record) -> None:
+        """Take in the same tokens of both models."""
+        self._drift.update(self._alignment.record(base, self._gate) if self._moved else base, tuned)
+        if self._order is not None:
+            self._order.update(base, tuned)
+        if self._lost is not None:
+            self._lost.update(base, tuned)
+
+    def value(self, base: RouterEvidence, tuned: RouterEvidence) -> Drift | None:
+        """The drift, with what differs before any token is read."""
+        owners = self._alignment.owners
+        drift = self._drift.value(_rounding(base, tuned), self._renumbering(base.experts, tuned.experts))
+        if drift is None:
+            return None
+        lost = None if self._lost is None else self._lost.value(follow(base.experts, tuned.experts, owners))
+        facts = {
+            "facts": fact_changes(base.router, tuned.router),
+            "gate_same": same_matrix(self._gate, self._alignment.tuned),
+            "bias_same": same_biases(self._gate, self._alignment.tuned),
+            "experts_changed": changed_experts(base.experts, tuned.experts, owners),
+            "pruning": lost,
+        }
+        return drift.model_copy(update=facts)
+
+    def _renumbering(self, base: ExpertWeights | None, tuned: ExpertWeights | None) -> Renumbering | None:
+        found = None if self._order is None else self._order.value()
+        if self._order is not None and self._moved:
+            now = self._alignment.now.tolist()
+            seen = found if found is not None and found.now == now else None
+            # Rows and experts were matched by their weights, whatever the tokens show.
+            return seen.model_copy(update={"together": True, "aligned": True}) if seen else _by_weights(now)
+        if found is None:
+            return None
+        owners = sorted(range(len(found.now)), key=lambda expert: found.now[expert])
+        return found.model_copy(update={"together": follow(base, tuned, owners)})
+
+
+def _by_weights(now: list[int]) -> Renumbering:
+    return Renumbering(now=now, likeness=1.0, likeness_as_is=0.0, together=True, aligned=True)
 
 
 def check_shape(base: Router, tuned: Router) -> None:
     """Refuse routers between which no expert can be said to be the same.
 
     Raises:
-        ComparisonError: layer, kind, number of experts or top-k differ.
+        ComparisonError: layer, kind or hidden size differ, or there are more experts than in the base.
 
     """
-    facts = {"layer": "layer", "kind": "kind", "score_columns": "number of experts", "top_k": "top-k"}
+    facts = {"layer": "layer", "kind": "kind", "hidden_size": "hidden size"}
     for field, words in facts.items():
         first, second = getattr(base, field), getattr(tuned, field)
         if first != second:
             raise ComparisonError(
-                f"The {words} of {tuned.path} is {second} and {first} in the base; only models with the same layers, "
-                "experts and top-k can be compared."
+                f"The {words} of {tuned.path} is {second} and {first} in the base; only models with the same layers "
+                "can be compared."
             )
+    if tuned.score_columns > base.score_columns:
+        raise ComparisonError(
+            f"{tuned.path} has {tuned.score_columns} experts and the base {base.score_columns}; a model to which "
+            "experts were added cannot be compared with the one before. Give the larger one first, as the base."
+        )
 
 
 def _same_tokens(base: Record, tuned: Record) -> bool:

@@ -108,9 +108,8 @@ def start(plan: Plan, rows: Rows, generator: torch.Generator) -> PreTrainedModel
     return model.train()
 
 
-def train(name: str, folder: Path, cache: Path) -> None:
+def train(name: str, plan: Plan, folder: Path, cache: Path) -> None:
     """Train one model and write it after every number of steps of its plan."""
-    plan = PLANS[name]
     corpus = collect(cache)
     tokenizer = train_tokenizer(corpus)
     rows = Rows.encode(corpus, tokenizer)
@@ -151,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(options.name, options.folder, options.cache)
+    train(options.name, PLANS[options.name], options.folder, options.cache)
     log.info("written: %s", options.folder)
 
 

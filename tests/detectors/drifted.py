@@ -20,9 +20,10 @@ def drift(**facts: Any) -> Drift:
     defaults: dict[str, Any] = {
         "tokens": TOKENS,
         "documents": 60,
-        "overlap": interval(0.9),
+        "overlap": interval(0.88),
         "same_sets": interval(0.64),
         "firm_sets": interval(0.78),
+        "firm_overlap": interval(0.92),
         "weight_l1": interval(0.2),
         "load_tv": interval(0.034),
         "load_tv_floor": 0.0765,
@@ -44,7 +45,8 @@ def drifted(layer: int = 0, **facts: Any) -> RouterEvidence:
 
 
 def drifted_table(layer: int = 0, changed: int = 0, **facts: Any) -> RouterEvidence:
-    whole = {"firm_sets": None, "own_sets": None, "bias": None, "table_rows": VOCABULARY, "table_changed": changed}
+    firm = {"firm_sets": None, "firm_overlap": None, "own_sets": None}
+    whole = {**firm, "bias": None, "table_rows": VOCABULARY, "table_changed": changed}
     same = {"overlap": interval(1, 0), "same_sets": interval(1, 0)}
     return hashed(layer).model_copy(update={"drift": drift(**(whole | same | facts))})
 

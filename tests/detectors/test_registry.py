@@ -145,7 +145,7 @@ def sick_model() -> Evidence:
     """A model in which every detector finds something."""
     values = [float("nan")] + [0.0] * 15
     uneven = load([0, 8000, *[(TOKENS * K - 8000) // 14] * 14])
-    elsewhere = learned(8).model_copy(update={"drift": drift(firm_sets=interval(0.1))})
+    elsewhere = learned(8).model_copy(update={"drift": drift(firm_overlap=interval(0.1))})
     seen = evidence(
         hashed(0, {"out_of_range": 1}),
         learned(1, "sqrtsoftplus", facts={"selection_bias": bias(values)}, logits=logits(std=0.001)),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moeprobe.detectors import routing_drift
+from moeprobe.detectors import drift_facts, routing_drift
 from moeprobe.findings.drift import LoadShift, Renumbering
 from moeprobe.findings.evidence import RouterEvidence
 from moeprobe.findings.finding import Check, Finding
@@ -14,6 +14,11 @@ from .drifted import compared, drift, drifted, drifted_table, interval
 from .synthetic import EXPERTS, evidence, judged, learned
 
 NAME = "routing-drift"
+
+
+FIRM = "share of the base's experts kept, weighted by the base's margin, beyond chance"
+KEPT = "share of the base's experts kept, beyond chance"
+WEIGHTS = "L1 distance of the routing weights over their sum, without changed choices"
 
 
 def run(*routers: RouterEvidence, limits: dict[str, float] | None = None) -> tuple[list[Check], list[Finding]]:
@@ -34,15 +39,17 @@ def renumbered(likeness: float, as_is: float) -> Renumbering:
     ("facts", "quantity"),
     [
         ({}, None),
-        ({"firm_sets": interval(0.62)}, None),
-        ({"firm_sets": interval(0.58)}, "share of same sets, weighted by the base's margin"),
-        ({"firm_sets": interval(0.58, 0.1)}, None),
-        ({"firm_sets": Interval(value=0.58)}, "share of same sets, weighted by the base's margin"),
+        ({"firm_sets": interval(0.1)}, None),
+        ({"firm_overlap": interval(0.83)}, None),
+        ({"firm_overlap": interval(0.79)}, FIRM),
+        ({"firm_overlap": interval(0.79, 0.1)}, None),
+        ({"firm_overlap": Interval(value=0.79)}, FIRM),
         ({"overlap": interval(0.72)}, None),
-        ({"overlap": interval(0.68)}, "share of the base's experts kept"),
+        ({"overlap": interval(0.68)}, KEPT),
         ({"overlap": interval(0.68, 0.1)}, None),
-        ({"weight_l1": interval(0.48)}, None),
-        ({"weight_l1": interval(0.52)}, "L1 distance of the routing weights over their sum"),
+        ({"overlap": interval(1, 0), "weight_l1": interval(0.48)}, None),
+        ({"overlap": interval(1, 0), "weight_l1": interval(0.52)}, WEIGHTS),
+        ({"overlap": interval(0.8), "weight_l1": interval(0.52)}, None),
         ({"load_tv": interval(0.13)}, None),
         ({"load_tv": interval(0.17)}, "total variation of the load"),
         ({"load_tv": interval(0.17), "load_tv_floor": 0.2}, None),
@@ -62,6 +69,43 @@ def test_bars(facts: dict[str, Any], quantity: str | None) -> None:
     checks, findings = run(drifted(**facts))
     assert [(one.severity, one.quantity) for one in findings] == ([("warning", quantity)] if quantity else [])
     assert checks[0].verdict == ("finding" if quantity else "clean")
+
+
+CHOICES = [(1, 8), (2, 8), (4, 8), (6, 8), (1, 16), (4, 16), (6, 64), (8, 64), (1, 128), (8, 128)]
+
+
+@pytest.mark.parametrize(("chosen", "experts"), CHOICES)
+def test_the_limits_mean_the_same_for_every_choice(chosen: int, experts: int) -> None:
+    """0.45 and 0.8 of the way from chance to the base's choice, and chance itself; whole sets do not matter."""
+    chance = chosen / experts
+
+    def verdict(beyond: float) -> list[str]:
+        kept = chance + beyond * (1 - chance)
+        one = drifted(overlap=interval(kept), firm_overlap=interval(kept), firm_sets=interval(kept**chosen))
+        facts = {"top_k": chosen, "score_columns": experts, "experts": experts}
+        one = one.model_copy(update={"router": one.router.model_copy(update=facts)})
+        return [found.quantity for found in run(one)[1]]
+
+    assert verdict(0.8) == []
+    assert verdict(0.45) == verdict(0.0) == [FIRM]
+
+
+@pytest.mark.parametrize(("chosen", "experts"), [*CHOICES, (12, 16), (15, 16)])
+def test_nine_tenths_of_the_choices_are_enough_unless_chance_gives_them(chosen: int, experts: int) -> None:
+    facts = {"top_k": chosen, "score_columns": experts, "experts": experts}
+
+    def found(kept: float) -> list[Finding]:
+        one = drifted(overlap=interval(kept, 0.005), firm_overlap=interval(kept + 0.01, 0.005))
+        return run(one.model_copy(update={"router": one.router.model_copy(update=facts)}))[1]
+
+    assert bool(found(0.9)) == (chosen / experts > 0.8)
+    assert found(chosen / experts)
+
+
+def test_where_all_are_chosen_no_choice_is_judged() -> None:
+    one = drifted(overlap=interval(1, 0), firm_overlap=None)
+    one = one.model_copy(update={"router": one.router.model_copy(update={"top_k": 16})})
+    assert run(one)[1] == []
 
 
 def test_cold_and_hot_experts_are_named() -> None:
@@ -84,7 +128,7 @@ def test_a_changed_table_is_an_error(changed: int) -> None:
 
 def test_a_table_in_another_order_is_a_warning() -> None:
     _, (found,) = run(drifted_table(changed=900, renumbering=renumbered(1.0, 0.0)))
-    assert (found.severity, found.cause) == ("warning", routing_drift.RENUMBERED)
+    assert (found.severity, found.cause) == ("warning", drift_facts.RENUMBERED)
     assert found.experts == [0, 1]
     assert "0 is now 1, 1 is now 0" in found.message
 
@@ -94,12 +138,12 @@ def test_a_table_in_another_order_is_a_warning() -> None:
     [(interval(0.2), routing_drift.OWN), (interval(0.99), routing_drift.INHERITED), (None, routing_drift.UNTOLD)],
 )
 def test_where_the_change_comes_from(own: Interval | None, cause: str) -> None:
-    _, (found,) = run(drifted(firm_sets=interval(0.3), same_sets=interval(0.3), own_sets=own))
+    _, (found,) = run(drifted(firm_overlap=interval(0.3), same_sets=interval(0.3), own_sets=own))
     assert found.cause == cause
 
 
 def test_what_comes_from_above_follows_the_first_layer_that_drifted() -> None:
-    far = {"firm_sets": interval(0.3), "same_sets": interval(0.3)}
+    far = {"firm_overlap": interval(0.3), "same_sets": interval(0.3)}
     _, findings = run(
         drifted(0), drifted(1, **far, own_sets=interval(0.2)), drifted(2, **far, own_sets=interval(1, 0)),
         drifted(3, **far, own_sets=interval(0.1)),
@@ -113,7 +157,7 @@ def test_what_comes_from_above_follows_the_first_layer_that_drifted() -> None:
 
 
 def test_the_first_layer_stands_even_if_its_gate_is_the_bases() -> None:
-    far = {"firm_sets": interval(0.3), "same_sets": interval(0.3), "own_sets": interval(1, 0)}
+    far = {"firm_overlap": interval(0.3), "same_sets": interval(0.3), "own_sets": interval(1, 0)}
     _, findings = run(drifted(0), drifted(1, **far), drifted(2, **far))
     assert [(one.layer, one.severity) for one in findings] == [(1, "warning"), (2, "info")]
 
@@ -137,7 +181,7 @@ def test_a_router_that_the_base_could_not_record_is_not_clean() -> None:
 
 
 def test_limits_can_be_moved() -> None:
-    assert run(drifted(), limits={"firm_warning": 0.9})[1][0].limit_name == "routing-drift.firm_warning"
+    assert run(drifted(), limits={"firm_warning": 0.95})[1][0].limit_name == "routing-drift.firm_warning"
     assert run(drifted(tokens=500))[0][0].verdict == "skipped"
     assert run(drifted(tokens=500), limits={"min_tokens": 100})[0][0].verdict == "clean"
 

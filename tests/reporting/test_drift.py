@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from moeprobe.findings.drift import LoadShift, Renumbering
+from moeprobe.findings.drift import FactChange, LoadShift, LostExpert, Pruning, Receiver, Renumbering
 from moeprobe.findings.numbers import Interval
 from moeprobe.findings.result import Result
 from moeprobe.reporting.drift import against_base, nearest
@@ -49,6 +49,17 @@ def test_numbers_stand_beside_their_intervals_and_floors() -> None:
     assert "0.0765" in row
     assert "| table rows changed" not in text, "no router has a table"
     assert "at least 31 % of the experts are those of the base (layer 5" in text
+
+
+def test_facts_and_lost_experts_are_listed() -> None:
+    change = FactChange(name="renormalisation", base="on", tuned="off")
+    lost = LostExpert(expert=9, load=1.25, tokens=700, receivers=[Receiver(expert=4, share=0.61)])
+    gone = Pruning(kept=[0, 1], gone=[lost], together=True)
+    text = chapter(compared(samples.healthy(), facts=[change], gate_same=True, experts_changed=3, pruning=gone))
+    assert "renormalisation: off, was on" in text
+    assert "1.25 | 700" in re.sub(" +", " ", text)
+    assert "61 % 4" in text
+    assert "What differs before" not in chapter(compared(samples.healthy(), gate_same=True, bias_same=True))
 
 
 def test_moved_and_shifted_experts_are_listed() -> None:

@@ -69,6 +69,8 @@ def test_by_hand() -> None:
     ordered = scores.sort(descending=True).values
     margins = (ordered[:, 1] - ordered[:, 2]) / scores.std(dim=-1, correction=0)
     assert drift.firm_sets.value == pytest.approx(float((margins[0] + margins[2]) / margins.sum()))
+    # The second token keeps one of its two experts.
+    assert drift.firm_overlap.value == pytest.approx(float((margins[0] + margins[1] / 2 + margins[2]) / margins.sum()))
     assert drift.overlap.low is None, "one document gives no interval"
     assert drift.load_tv_floor is None
     assert drift.own_sets is None, "no inputs were recorded"
@@ -93,7 +95,14 @@ def test_identical_models_do_not_drift() -> None:
         statistic.update(one, one)
         order.update(one, one)
     drift = statistic.value(0.1, order.value())
-    assert drift.overlap.value == drift.same_sets.value == drift.firm_sets.value == drift.own_sets.value == 1
+    assert (
+        drift.overlap.value
+        == drift.same_sets.value
+        == drift.firm_sets.value
+        == drift.own_sets.value
+        == drift.firm_overlap.value
+        == 1
+    )
     assert drift.weight_l1.value == drift.load_tv.value == drift.logits.value == 0
     assert (drift.nonfinite, drift.rounding, drift.renumbering, drift.shifts) == (1, 0.1, None, [])
     assert drift.bias.largest == 0

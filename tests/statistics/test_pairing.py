@@ -70,13 +70,27 @@ def test_a_router_that_is_not_verified_has_no_drift(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("facts", "words"),
-    [({"layer": 7}, "layer"), ({"kind": "hash"}, "kind"), ({"score_columns": 8}, "experts"), ({"top_k": 3}, "top-k")],
+    [
+        ({"layer": 7}, "layer"),
+        ({"kind": "hash"}, "kind"),
+        ({"hidden_size": 5}, "hidden size"),
+        ({"score_columns": 8}, "larger one first"),
+    ],
 )
 def test_other_routers_are_refused(tmp_path: Path, facts: dict[str, object], words: str) -> None:
     store, routers = saved(tmp_path)
     pairing = Pairing(store, routers, ["base.gate"], DOCUMENTS)
     with pytest.raises(ComparisonError, match=words):
         pairing.update(renamed(record(0, 20, False), "base.gate", **facts))
+
+
+def test_fewer_experts_under_rows_that_are_no_ones_are_refused(tmp_path: Path) -> None:
+    store, routers = saved(tmp_path)
+    pairing = Pairing(store, routers, ["base.gate"], DOCUMENTS)
+    one = renamed(record(0, 20, False), "base.gate", score_columns=4)
+    other = torch.randn(4, one.gate.weight.shape[1], generator=torch.Generator().manual_seed(5))
+    with pytest.raises(ComparisonError, match="not to be found among the base's"):
+        pairing.update(replace(one, gate=replace(one.gate, weight=other)))
 
 
 def test_other_tokens_are_refused(tmp_path: Path) -> None:
