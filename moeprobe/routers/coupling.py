@@ -17,7 +17,7 @@ from moeprobe.routers.tie import row_tie
 
 _NEURONS = 256
 """Neurons of an expert that are looked at, spread evenly."""
-_FAR = 8.0
+_FAR = 3.0
 """Times the median norm beyond which a row is another fault's: it would make the mean, and hide the others' ties."""
 _FEWEST = 3
 """Experts below which there is nothing to compare."""

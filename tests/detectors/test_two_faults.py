@@ -3,6 +3,7 @@
 import pytest
 
 from moeprobe.detectors import (
+    drift_facts,
     overloaded_experts,
     permuted_experts,
     routing_drift,
@@ -96,7 +97,7 @@ def test_broken_order_is_the_cause_of_overload_and_drift() -> None:
     routers = [learned(layer) for layer in range(3)]
     order = worthless(1, cause=permuted_experts.PERMUTED)
     load_of_it = worthless(1, detector="overloaded-experts", code="MP602", cause=overloaded_experts.OVERLOADED)
-    moved = worthless(1, detector="routing-drift", code="MP801", cause=routing_drift.RENUMBERED)
+    moved = worthless(1, detector="routing-drift", code="MP801", cause=drift_facts.RENUMBERED)
     below = worthless(2, detector="routing-drift", code="MP801", cause=routing_drift.INHERITED)
     found = traced(load_of_it, below, moved, order, seen=evidence(*routers))
     assert found.pop(CHOSEN) == ("warning", None)
