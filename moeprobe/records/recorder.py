@@ -27,7 +27,7 @@ from moeprobe.routers.gate import Gate
 from moeprobe.routers.read import read_gate
 from moeprobe.routers.routing import UNUSED, widened
 from moeprobe.routers.verify import misplaced, verify
-from moeprobe.routers.wrapped import inner
+from moeprobe.routers.wrapped import inner, unframed
 
 Sink = Callable[[Record], None]
 
@@ -210,7 +210,7 @@ class Recording:
         explained = False
         if known is None:
             relative = self._known.relative(type(inner(site.router)).__name__)
-            gate = read_gate(site, call, getattr(self.model, "config", None), relative)
+            gate = read_gate(site, call, getattr(unframed(self.model), "config", None), relative)
             explained = gate.router.fit_error is not None and not gate.router.biased_weights
             verified, reason = verify(site, call)
         else:
