@@ -33,6 +33,13 @@ warnings.simplefilter("ignore")
 folder = sys.argv[1]
 def fetched():
     return int(dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())["read_bytes"])
+def import_class(folder):
+    import importlib, transformers.integrations.moe
+    kind = json.load(open(folder + "/config.json"))["model_type"]
+    try:
+        importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    except ImportError:
+        pass  # transformers does not have it
 """
 _READ = """
 import torch, safetensors, numpy
@@ -41,6 +48,7 @@ import moeprobe.checkpoint.hub
 from moeprobe.checkpoint import names, raw_config
 config = json.load(open(folder + "/config.json"))
 names.module_tensors(config, []), raw_config.read_config(config, "")  # transformers builds its tables once a process
+import_class(folder)
 weights_scan._evidence = lambda gate, vocabulary, ids: weights_scan.RouterEvidence(router=gate.router)
 start, before = time.perf_counter(), fetched()
 found = weights_scan.scan(folder)
@@ -50,6 +58,7 @@ _JUDGED = """
 from moeprobe.pipeline import analyze
 import transformers.conversion_mapping
 from transformers.models.auto import configuration_auto
+import_class(folder)
 start, before = time.perf_counter(), fetched()
 found = analyze(folder, weights_only=True)
 print(json.dumps([time.perf_counter() - start, fetched() - before, len(found.evidence.routers)]))

@@ -92,6 +92,7 @@ def refuse_misshapen(files: Files, placed: Placement, of: re.Pattern[str]) -> No
         IncompleteError: one has not.
 
     """
+    known: dict[Any, tuple[int, ...]] = {}
     for target in filter(of.search, placed.sources):
         sources = placed.sources[target]
         if any(source.stored not in files.headers for source in sources):
@@ -110,7 +111,7 @@ def refuse_misshapen(files: Files, placed: Placement, of: re.Pattern[str]) -> No
             continue  # of a quantised tensor; the codes are read with their scales or not at all
         expected = tuple(placed.empty[target].shape)
         try:
-            stored = _shape(sources, files)
+            stored = _shape(sources, files, known)
         except RuntimeError as error:
             shapes = ", ".join(f"{one.stored} {list(files.headers[one.stored].shape)}" for one in sources[:3])
             raise IncompleteError(
@@ -200,8 +201,12 @@ def _named(source: ModuleTensor) -> str:
     return source.stored if same else f"{source.stored} (in transformers {source.name})"
 
 
-def _shape(sources: Sequence[ModuleTensor], files: Files) -> tuple[int, ...] | None:
+def _shape(
+    sources: Sequence[ModuleTensor], files: Files, known: "dict[Any, tuple[int, ...]]"
+) -> tuple[int, ...] | None:
     """Shape of the model's tensor that the stored ones make; None where only their model could tell.
+
+    ``known`` keeps what was found, since all layers are alike.
 
     Raises:
         RuntimeError: they do not fit together.
@@ -210,18 +215,22 @@ def _shape(sources: Sequence[ModuleTensor], files: Files) -> tuple[int, ...] | N
     first = sources[0]
     if first.converter is None:
         return files.headers[first.stored].shape if len(sources) == 1 else None
-    parts: list[tuple[ModuleTensor, list[torch.Tensor]]] = []
+    parts: list[tuple[ModuleTensor, list[tuple[int, ...]]]] = []
     for source in sources:
         names = _siblings(source.stored, files) or [source.stored]
         if len(names) > 1 and len(source.converter.target_patterns) > 1:
             return None  # experts of two kinds, of two shapes
         if any(name not in files.headers for name in names):
             return None
-        parts.append((source, [torch.empty(files.headers[name].shape, device="meta") for name in names]))
-    try:
-        return tuple(put_together(parts).shape)
-    except ValueError:
-        return None
+        parts.append((source, [files.headers[name].shape for name in names]))
+    key = (id(first.converter), first.part, *((source.pattern, *shapes) for source, shapes in parts))
+    if key not in known:
+        empty = [(source, [torch.empty(shape, device="meta") for shape in shapes]) for source, shapes in parts]
+        try:
+            known[key] = tuple(put_together(empty).shape)
+        except ValueError:
+            return None
+    return known[key]
 
 
 def _refuse_other_size(files: Files, placed: Placement, target: str, sources: Sequence[ModuleTensor]) -> None:
