@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.config_sizes import refuse_other_sizes
 from moeprobe.checkpoint.config_values import refuse_bad_values
+from moeprobe.checkpoint.expert_names import fold_experts
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor
 from moeprobe.checkpoint.open import has_native_class
@@ -105,12 +106,13 @@ def scan(
     with _uncollected():
         stored = open_stored(str(model), revision, suits)
         headers = _headers(stored, list(stored.shards)) if stored.files.at_hand or stored.index is None else {}
-        names = [name for shard in stored.shards.values() for name in shard] or list(headers)
+        few, experts = fold_experts(list(headers) or [name for shard in stored.shards.values() for name in shard])
         known = has_native_class(stored.model_type)
-        shapes = {name: headers[name].shape if name in headers else None for name in names}
+        telling = [*few, *(group.last for group in experts.values())]
+        shapes = {name: headers[name].shape if name in headers else None for name in telling}
         refuse_other_sizes(stored.config, shapes, stored.source, exact=known)
         refuse_bad_values(stored.config, stored.source)
-        inventory = take_inventory(stored, names)
+        inventory = take_inventory(stored, few, experts)
         sites = inventory.sites
         config = read_config(stored.config, stored.source)
         said = read_said(config, known=known, raw=stored.config)

@@ -20,6 +20,12 @@ class StoredExperts:
         """One more than the largest number of an expert."""
         return 1 + max(max(numbers) for numbers in self.numbers.values())
 
+    @property
+    def last(self) -> str:
+        """The whole name of a tensor of the expert with the largest number."""
+        rest = max(self.numbers, key=lambda rest: max(self.numbers[rest]))
+        return self.names(rest)[self.numbers[rest].index(max(self.numbers[rest]))]
+
     def names(self, rest: str) -> list[str]:
         """The whole names of a tensor that every expert has, of all experts that have it."""
         head, _, tail = self.first[rest].rpartition(f"{self.numbers[rest][0]}.{rest}")

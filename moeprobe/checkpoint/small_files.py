@@ -35,12 +35,12 @@ def refuse_unreadable(folder: Path, names: Collection[str]) -> None:
     """Do nothing if those of these JSON files that are there can be read.
 
     Raises:
-        IncompleteError: one holds no JSON that can be used.
+        IncompleteError: one holds no JSON object that can be used.
         OSError: one cannot be read.
     """
     for name in names:
-        if os.path.lexists(folder / name):
-            read_json(folder / name)
+        if os.path.lexists(folder / name) and not isinstance(read_json(folder / name), dict):
+            raise IncompleteError(f"{folder / name} is JSON, but no object as transformers writes it; get it again.")
 
 
 def refuse_pipes(folder: Path) -> None:

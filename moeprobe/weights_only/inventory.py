@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moeprobe.checkpoint.auto import choose_class
-from moeprobe.checkpoint.expert_names import StoredExperts, counts, fold_experts
+from moeprobe.checkpoint.expert_names import StoredExperts, counts
 from moeprobe.checkpoint.headers import TensorHeader
 from moeprobe.checkpoint.names import ModuleTensor, module_tensors
 from moeprobe.checkpoint.open import has_native_class
@@ -95,12 +95,12 @@ def _codes(site: StoredSite) -> frozenset[str]:
     return frozenset(name for name in site.own if OF_CODES.search(name))
 
 
-def take_inventory(stored: StoredCheckpoint, names: list[str]) -> Inventory:
+def take_inventory(stored: StoredCheckpoint, few: list[str], experts: Mapping[str, StoredExperts]) -> Inventory:
     """Sort the tensors of a checkpoint by what they are for.
 
     Args:
         stored: the checkpoint.
-        names: of all its tensors.
+        few, experts: the names of all its tensors, folded (``expert_names.fold_experts``).
 
     Raises:
         NotMoEError: it has no routers.
@@ -108,7 +108,6 @@ def take_inventory(stored: StoredCheckpoint, names: list[str]) -> Inventory:
         CheckpointError: the config does not make a model.
 
     """
-    few, experts = fold_experts(names)
     text = text_part(stored.config)
     empty = _skeleton(stored)
     if empty is None:
