@@ -1,7 +1,7 @@
 """How much of the choice gentle and harsh training keep, whatever the number of chosen experts.
 
-    python scripts/training/train_for_drift.py /tmp/drift
-    python benchmarks/drift_by_choice.py /tmp/drift/*
+    python scripts/training/train_for_drift.py runs/drift
+    python benchmarks/drift_by_choice.py runs/drift/*
 
 Each checkpoint against copies of itself that were trained on in German at a fixed rate. *Beyond chance* is the share
 of kept choices on a scale where 0 is what independent choices of k of E experts share, k / E, and 1 the same choice.

@@ -1,8 +1,8 @@
 """Train the checkpoints on which the limits of routing-drift were set: one of 8 to 128 experts, 1 to 8 of them chosen.
 
     apt-get update      # corpus.py then fetches its packages by itself
-    python scripts/training/train_for_drift.py /tmp/drift
-    python benchmarks/drift_by_choice.py /tmp/drift/*
+    python scripts/training/train_for_drift.py runs/drift
+    python benchmarks/drift_by_choice.py runs/drift/*
 
 The corpus, the tokenizer and the schedule are those of train_checkpoints.py; half a minute to five minutes each on one
 core. Those of ``TESTING`` were kept for testing: no limit was set by them.

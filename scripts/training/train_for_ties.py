@@ -1,8 +1,8 @@
 """Train the checkpoints on which benchmarks/ties.py was run, and keep them after several numbers of steps.
 
     apt-get update      # corpus.py then fetches its packages by itself
-    python scripts/training/train_for_ties.py qwen64 /tmp/ties
-    python benchmarks/ties.py /tmp/ties/qwen64-*
+    python scripts/training/train_for_ties.py qwen64 runs/ties
+    python benchmarks/ties.py runs/ties/qwen64-*
 
 The corpus, the tokenizer and the schedule are those of train_checkpoints.py; a model takes 2 to 15 minutes on one
 core, one of 128 experts an hour. ``olmoe32`` and ``qwen128`` were kept for testing: no limit was set by them.
